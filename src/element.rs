@@ -1,0 +1,152 @@
+//! Storage types: f32, f16 and bf16. All arithmetic is in f32; these only say how values are kept.
+
+pub use half::{bf16, f16};
+
+/// Storage type of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DType {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// bfloat16: the upper half of a binary32.
+    Bf16,
+}
+
+impl DType {
+    /// All storage types.
+    pub const ALL: [DType; 3] = [DType::F32, DType::F16, DType::Bf16];
+
+    /// Bytes an element takes.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::Bf16 => 2,
+        }
+    }
+
+    /// Lower-case name: `f32`, `f16`, `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+        }
+    }
+
+    /// Bits of the significand, the hidden one included.
+    pub const fn precision(self) -> i32 {
+        match self {
+            DType::F32 => 24,
+            DType::F16 => 11,
+            DType::Bf16 => 8,
+        }
+    }
+
+    /// Exponent of the smallest normal number: it is 2 to this power.
+    pub const fn min_exponent(self) -> i32 {
+        match self {
+            DType::F32 | DType::Bf16 => -126,
+            DType::F16 => -14,
+        }
+    }
+
+    /// Smallest positive normal number.
+    pub fn min_normal(self) -> f64 {
+        2f64.powi(self.min_exponent())
+    }
+
+    /// Largest finite number.
+    pub fn max_finite(self) -> f64 {
+        match self {
+            DType::F32 => f32::MAX as f64,
+            DType::F16 => f16::MAX.to_f64(),
+            DType::Bf16 => bf16::MAX.to_f64(),
+        }
+    }
+
+    /// Unit in the last place of the binade that `value` lies in (of the subnormals below the smallest normal).
+    pub fn ulp(self, value: f64) -> f64 {
+        let magnitude = value.abs().max(self.min_normal());
+        // frexp by bits: f64 holds every binade of the three types as a normal number.
+        let exponent = ((magnitude.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+        2f64.powi(exponent - (self.precision() - 1))
+    }
+}
+
+impl std::fmt::Display for DType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for DType {
+    type Err = crate::Error;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        DType::ALL.into_iter().find(|d| d.name() == s).ok_or_else(|| crate::Error::Option {
+            name: "dtype",
+            expected: "f32, f16 or bf16",
+            got: s.to_string(),
+        })
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
+}
+
+/// A storage type: [`f32`], [`f16`] or [`bf16`]. Sealed.
+pub trait Element:
+    sealed::Sealed + bytemuck::Pod + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
+{
+    /// The type as a value.
+    const DTYPE: DType;
+    /// Widens; exact.
+    fn to_f32(self) -> f32;
+    /// Rounds to nearest, ties to even; overflow becomes infinity.
+    fn from_f32(value: f32) -> Self;
+    /// Rounds once from f64, to nearest, ties to even; overflow becomes infinity.
+    fn from_f64(value: f64) -> Self;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn from_f64(value: f64) -> Self {
+        value as f32
+    }
+}
+
+macro_rules! half_element {
+    ($type:ty, $dtype:expr) => {
+        impl Element for $type {
+            const DTYPE: DType = $dtype;
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                <$type>::to_f32(self)
+            }
+            #[inline(always)]
+            fn from_f32(value: f32) -> Self {
+                <$type>::from_f32(value)
+            }
+            #[inline(always)]
+            fn from_f64(value: f64) -> Self {
+                <$type>::from_f64(value)
+            }
+        }
+    };
+}
+half_element!(f16, DType::F16);
+half_element!(bf16, DType::Bf16);
