@@ -1,1 +1,5 @@
 //! suite
+#[path = "suite/elementary.rs"]
+mod elementary;
+#[path = "suite/gpus.rs"]
+mod gpus;

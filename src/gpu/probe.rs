@@ -6,6 +6,7 @@
 //! The kernels of this crate are written so that none of the answers matters to them.
 
 use super::Gpu;
+use super::source::lib;
 use crate::element::DType;
 use crate::error::Result;
 use serde::{Serialize, Serializer};
@@ -1233,12 +1234,10 @@ pub fn cpu() -> ProbeReport {
     answers.report(info.name, info.backend, info.driver)
 }
 
-const PROBE: &str = concat!(
-    include_str!("../../shaders/lib/bits.wgsl"),
-    include_str!("../../shaders/lib/error_free.wgsl"),
-    include_str!("../../shaders/lib/elementary.wgsl"),
-    include_str!("../../shaders/probe.wgsl"),
-);
+/// The main shader of the probe.
+fn source() -> String {
+    [lib::BITS, lib::ERROR_FREE, lib::ELEMENTARY, include_str!("../../shaders/probe.wgsl")].concat()
+}
 
 fn words(bytes: &[u8]) -> Vec<u32> {
     bytes
@@ -1432,7 +1431,7 @@ impl Gpu {
                 .into_iter()
                 .filter(|(_, bytes)| !bytes.is_empty()),
         );
-        self.run_once_start(PROBE, entry, &bindings, "results", workgroups as u32)?
+        self.run_once_start(&source(), entry, &bindings, "results", workgroups as u32)?
             .ready()
             .await
     }
@@ -1445,7 +1444,7 @@ impl Gpu {
             ("stores", &[0; 16]),
         ];
         let bytes = self
-            .run_once_start(PROBE, "copy", &bindings, "stores", 1)?
+            .run_once_start(&source(), "copy", &bindings, "stores", 1)?
             .ready()
             .await?;
         Ok(floats(&bytes)[0])
@@ -1467,7 +1466,8 @@ impl Gpu {
     }
 
     async fn lanes(&self) -> Result<Option<Vec<[u32; 3]>>> {
-        if !self.device().features().contains(wgpu::Features::SUBGROUP) {
+        // Browsers demand `enable subgroups;`, which naga, the reader of all shaders here, does not know.
+        if cfg!(target_arch = "wasm32") || !self.device().features().contains(wgpu::Features::SUBGROUP) {
             return Ok(None);
         }
         let zeros = [0u8; 64 * 3 * 4];
