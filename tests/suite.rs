@@ -3,3 +3,5 @@
 mod elementary;
 #[path = "suite/gpus.rs"]
 mod gpus;
+#[path = "suite/probe.rs"]
+mod probe;
