@@ -1,1 +1,6 @@
-//! suite
+//! The one test binary: every module is a file of tests/suite. Modules named `gpu_*` run on every adapter found.
+
+#[path = "suite/adapters.rs"]
+mod adapters;
+#[path = "suite/gpu_softmax.rs"]
+mod gpu_softmax;

@@ -36,6 +36,7 @@
 //! range reduction after Cody and Waite, online normaliser after Milakov and Gimelshein (2018).
 
 pub mod bounds;
+pub mod cases;
 pub mod cpu;
 mod kernels;
 mod oneshot;
