@@ -1,1 +1,4 @@
 //! suite
+
+#[path = "suite/house.rs"]
+mod house;
