@@ -74,8 +74,9 @@ fetch_packages() {
 }
 
 prepare() {
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
-        skip "the toolchain lacks it and there is no apt (try: rustup target add $target)"
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        skip "the toolchain lacks the target and there is no apt (try: rustup target add $target)"
+    fi
     local free
     free=$(df -Pk "$work" | awk 'NR == 2 { print $4 }')
     [ "${free:-0}" -ge 1200000 ] || skip "1.2 GB of disk are needed in $work"
