@@ -172,7 +172,7 @@ run_examples() {
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes.
 suite_at_vector_width() {
     env LP_NATIVE_VECTOR_WIDTH="$1" VK_DRIVER_FILES="$lavapipe" REQUIRE_ADAPTERS=llvmpipe \
-        cargo test --locked --features cli --test suite gpu_
+        cargo test --locked --no-fail-fast --features cli --test suite gpu_
 }
 
 # The README's first command where no Vulkan driver can be found: the CPU path.
@@ -188,8 +188,8 @@ find_drivers
 group 'format' cargo fmt --check
 group 'clippy' cargo clippy --locked --all-targets --features cli -- -D warnings
 group 'documentation' build_docs
-group 'tests, every adapter' cargo test --locked --features cli --lib --bins --tests
-group 'documentation tests' cargo test --locked --features cli --doc
+group 'tests, every adapter' cargo test --locked --no-fail-fast --features cli --lib --bins --tests
+group 'documentation tests' cargo test --locked --no-fail-fast --features cli --doc
 for width in 128 512; do
     if [ -n "$lavapipe" ]; then
         group "tests, lavapipe with $((width / 32)) lanes" suite_at_vector_width "$width"

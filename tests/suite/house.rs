@@ -390,7 +390,7 @@ fn rooms_know_only_the_rooms_below() {
 }
 
 #[test]
-fn rooms_below_the_gpu_do_not_know_wgpu() {
+fn rooms_below_the_device_do_not_know_wgpu() {
     let mut violations = Vec::new();
     for path in library_files() {
         let room = room_of(&module_of(&path));
