@@ -57,6 +57,9 @@ step() {
 }
 
 step devices
+if [ "$device" = auto ] && ! grep -qiE '"kind"[[:space:]]*:[[:space:]]*"(discrete|integrated|virtual|other)"' "$scratch/devices.json"; then
+    fail 'there is no hardware GPU; name a device to measure it all the same'
+fi
 step probe --device "$device"
 step verify --device "$device"
 step bench --device "$device"
@@ -65,11 +68,7 @@ step bench --device "$device"
 # Everything from the key `adapter` on, so that another `name` before it does not count.
 tr -d '\n' <"$scratch/bench.json" | sed -E 's/^.*"adapter"[[:space:]]*:/"adapter":/' >"$scratch/adapter"
 adapter=$(first_value "$scratch/adapter" name)
-backend=$(first_value "$scratch/adapter" backend)
 [ -n "$adapter" ] || fail 'the benchmark does not name its adapter'
-if [ "$device" = auto ] && printf '%s' "$backend" | grep -qiE '^(cpu|none|)$'; then
-    fail "auto found no hardware GPU, only '$adapter'; name a device to measure it all the same"
-fi
 
 clean=$(printf '%s' "$adapter" | tr '[:upper:]' '[:lower:]' | sed -E 's/\([^)]*\)//g; s/[^a-z0-9]+/-/g; s/^-+//; s/-+$//')
 date=$(date -u +%Y-%m-%d)
