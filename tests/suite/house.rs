@@ -13,20 +13,24 @@ const ARROWS: &[(&str, &str)] = &[
     // What is true without a GPU: oracles and CPU kernels, with the options of their operation.
     ("reference", "error element rows sparse ops solve"),
     ("gpu", "error element rows sparse"),
-    ("context", "error element rows sparse gpu reference"),
-    ("ops", "error element rows sparse gpu reference context"),
+    ("context", "error element rows sparse gpu reference tensor"),
+    ("tensor", "error element rows sparse gpu reference context"),
+    (
+        "ops",
+        "error element rows sparse gpu reference context tensor",
+    ),
     (
         "solve",
-        "error element rows sparse gpu reference context ops",
+        "error element rows sparse gpu reference context tensor ops",
     ),
     // Cases are where an operation tells `verify` and `bench` what to try.
     (
         "cases",
-        "error element rows sparse gpu reference context ops solve verify",
+        "error element rows sparse gpu reference context tensor ops solve verify",
     ),
     (
         "verify",
-        "error element rows sparse gpu reference context ops solve cases",
+        "error element rows sparse gpu reference context tensor ops solve cases",
     ),
 ];
 
