@@ -4,3 +4,5 @@
 mod adapters;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/house.rs"]
+mod house;
