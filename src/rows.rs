@@ -27,7 +27,7 @@ pub struct RowMap {
 
 /// Strides of a C-ordered tensor, in elements.
 pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1usize; shape.len()];
     for d in (0..shape.len().saturating_sub(1)).rev() {
         strides[d] = strides[d + 1].saturating_mul(shape[d + 1].max(1));
     }
