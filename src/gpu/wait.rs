@@ -1,0 +1,125 @@
+//! The one place that waits for a device.
+
+use super::Gpu;
+use crate::error::{Error, Result};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// One slice of waiting; between slices a lost device is noticed.
+#[cfg(not(target_arch = "wasm32"))]
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Bytes on their way from the device to the host.
+pub struct Readback {
+    gpu: Gpu,
+    staging: wgpu::Buffer,
+    len: u64,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl Readback {
+    /// Blocks until the bytes are here.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(self) -> Result<Vec<u8>> {
+        let (sender, receiver) = mpsc::channel();
+        self.staging.map_async(wgpu::MapMode::Read, .., move |outcome| {
+            // The receiver is gone only if the wait was given up.
+            let _ = sender.send(outcome);
+        });
+        let mut outcome = None;
+        self.gpu.wait_until(Some(self.submission.clone()), || {
+            outcome = receiver.try_recv().ok();
+            outcome.is_some()
+        })?;
+        self.finish(outcome.is_some_and(|o| o.is_ok()))
+    }
+
+    /// Completes when the bytes are here, under any executor: natively a thread of its own does the waiting, in a
+    /// browser the event loop.
+    pub async fn ready(self) -> Result<Vec<u8>> {
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let gpu = self.gpu.clone();
+            let (sender, receiver) = futures::channel::oneshot::channel();
+            let spawned = std::thread::Builder::new().name("macheps wait".into()).spawn(move || {
+                let _ = sender.send(self.wait());
+            });
+            if let Err(e) = spawned {
+                return Err(Error::Unsupported { what: "waiting in the background".into(), reason: e.to_string() });
+            }
+            receiver.await.unwrap_or_else(|_| Err(gpu.lost_error()))
+        }
+        #[cfg(target_arch = "wasm32")]
+        {
+            let (sender, receiver) = futures::channel::oneshot::channel();
+            self.staging.map_async(wgpu::MapMode::Read, .., move |outcome| {
+                let _ = sender.send(outcome);
+            });
+            let mapped = receiver.await.is_ok_and(|o| o.is_ok());
+            self.finish(mapped)
+        }
+    }
+
+    fn finish(self, mapped: bool) -> Result<Vec<u8>> {
+        if !mapped {
+            return Err(self.gpu.lost_error());
+        }
+        let view = self.staging.get_mapped_range(..).map_err(|e| Error::Wgpu(e.to_string()))?;
+        let bytes = view[..self.len as usize].to_vec();
+        drop(view);
+        self.staging.unmap();
+        match self.gpu.take_error() {
+            Some(message) => Err(Error::Wgpu(message)),
+            None => Ok(bytes),
+        }
+    }
+}
+
+impl Gpu {
+    /// Submits `encoder` with a copy of `len` bytes of `source` at its end and starts reading them back.
+    /// `len` is a multiple of 4.
+    pub fn read_back(&self, mut encoder: wgpu::CommandEncoder, source: &wgpu::Buffer, len: u64) -> Result<Readback> {
+        let size = len.max(4);
+        let staging = self.create_buffer("macheps staging", size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+        encoder.copy_buffer_to_buffer(source, 0, &staging, 0, len);
+        let submission = self.queue().submit([encoder.finish()]);
+        Ok(Readback { gpu: self.clone(), staging, len, submission })
+    }
+
+    /// Blocks until everything submitted so far is done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait_idle(&self) -> Result<()> {
+        let (sender, receiver) = mpsc::channel();
+        self.queue().on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        self.wait_until(None, || receiver.try_recv().is_ok())
+    }
+
+    /// Polls in slices until `done` says so, the device is lost or the time is up.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn wait_until(&self, submission: Option<wgpu::SubmissionIndex>, mut done: impl FnMut() -> bool) -> Result<()> {
+        let start = Instant::now();
+        let timeout = self.timeout();
+        loop {
+            let wait = wgpu::PollType::Wait { submission_index: submission.clone(), timeout: Some(SLICE) };
+            // wgpu panics when the device is lost during the wait; that must not reach the caller.
+            let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device().poll(wait)));
+            if done() {
+                return Ok(());
+            }
+            if self.is_lost() || polled.is_err() {
+                return Err(self.lost_error());
+            }
+            match polled {
+                Ok(Err(wgpu::PollError::Timeout)) => {}
+                Ok(Err(_)) => return Err(self.lost_error()),
+                // Finished, but the callback has not come: give its thread a moment.
+                _ => std::thread::sleep(Duration::from_micros(50)),
+            }
+            if start.elapsed() > timeout {
+                return Err(Error::Timeout { seconds: timeout.as_secs_f64() });
+            }
+        }
+    }
+}
