@@ -1,1 +1,5 @@
 //! suite
+
+#[cfg(feature = "cli")]
+#[path = "suite/cli.rs"]
+mod cli;

@@ -14,7 +14,7 @@ const GAP: f64 = 14.0;
 /// Right of the longest bar, for its figures.
 const FIGURES: f64 = 130.0;
 /// Average width of a character at 13 px, generous.
-const CHARACTER: f64 = 7.3;
+const CHARACTER: f64 = 8.0;
 const LONGEST_LABEL: usize = 44;
 
 const TEXT: &str = "#1f2933";
@@ -61,7 +61,7 @@ pub fn chart(adapter: &Adapter, cases: &[BenchCase]) -> String {
     let mut legend = MARGIN;
     let any_wrong = cases.iter().any(|c| !c.verified);
     for (color, label, shown) in
-        [(KERNEL, "kernel, median time", true), (COPY, "copy of as many bytes", true), (WRONG, "kernel with a wrong result", any_wrong)]
+        [(KERNEL, "kernel, median time", true), (COPY, "copy on this device", true), (WRONG, "kernel with a wrong result", any_wrong)]
     {
         if shown {
             line(format_args!(r#"<rect x="{legend:.1}" y="74" width="14" height="14" fill="{color}"/><text x="{:.1}" y="86">{label}</text>"#, legend + 20.0));
@@ -92,7 +92,7 @@ pub fn chart(adapter: &Adapter, cases: &[BenchCase]) -> String {
     line(format_args!(r#"<line x1="{left:.1}" y1="{:.1}" x2="{left:.1}" y2="{bottom:.1}" stroke="{FAINT}"/>"#, TOP - 6.0));
     line(format_args!(r#"<line x1="{left:.1}" y1="{bottom:.1}" x2="{:.1}" y2="{bottom:.1}" stroke="{FAINT}"/>"#, left + plot));
     line(format_args!(
-        r#"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="{FAINT}">GB/s (10⁹ bytes a second that must move at least; longer is better)</text>"#,
+        r#"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="{FAINT}">GB/s (10⁹ bytes a second, of the bytes that have to move; longer is better)</text>"#,
         left + plot / 2.0,
         bottom + 44.0
     ));

@@ -1,14 +1,17 @@
 //! Aligned tables and readable numbers.
 
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 
 /// A column: its title, and whether its cells are aligned to the right as numbers are.
 pub type Column = (&'static str, bool);
 
+/// A line under the titles and none elsewhere: reads well, and a script can split it at spaces.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-'));
+
 /// Lays out rows under titles.
 pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::ASCII_NO_BORDERS);
+    table.load_style(STYLE);
     table.set_header(columns.iter().map(|c| c.0));
     for row in rows {
         table.add_row(row);
