@@ -13,7 +13,7 @@ pub(crate) use adapters::{choose, enumerate};
 pub use adapters::{Choice, DeviceInfo, DeviceKind, DeviceSelector};
 pub use capabilities::{Capabilities, recommended_limits, required_features};
 pub use kernel::{Kernel, Recording, Step};
-pub(crate) use plan::{Budget, Planned, Window, plan_windows};
+pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
 pub use timing::Timing;
 pub use view::BufferView;
 pub use wait::Readback;

@@ -1,0 +1,11 @@
+// A tensor of f16 on devices that store f16 natively, at any offset and stride. Rounding to f16 is our own: a driver's
+// conversion may truncate or flush.
+alias tensor_unit = f16;
+
+fn tensor_load(e: u32) -> f32 {
+    return f32(tensor_data[e]);
+}
+//: store
+fn tensor_store(e: u32, v: f32) {
+    tensor_data[e] = bitcast<vec2<f16>>(encode16(v)).x;
+}

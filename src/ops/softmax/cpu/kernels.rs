@@ -1,0 +1,396 @@
+//! Inner loops of the CPU path: f32 in and out, f64 inside, written for the autovectoriser and compiled once for each
+//! instruction set.
+//!
+//! A kernel works on blocks of [`LANES`] elements with one partial sum for each lane, and reduces the lanes by a fixed tree at its
+//! end: the order of a sum depends on the length alone. The last, partial block is filled up with -inf, which adds 0.
+//! An exponential is never wrong about NaN: it comes out as NaN and so do the sums, which is how a row with a NaN is found.
+
+use crate::ops::softmax::SoftmaxKind;
+use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
+
+/// Elements that a kernel handles at a time.
+pub(super) const LANES: usize = 16;
+
+/// Row stride of a tile of columns, in elements; a multiple of [`LANES`].
+pub(super) const TILE_COLUMNS: usize = 64;
+
+type Lanes32 = [f32; LANES];
+type Lanes64 = [f64; LANES];
+
+/// `a * b + c`, in one rounding where the target does that in one instruction.
+#[inline(always)]
+fn multiply_add<const FMA: bool>(a: f64, b: f64, c: f64) -> f64 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// `exp(d)` for d <= 0 within a relative error of 2^-31; exactly 1 for 0, exactly 0 below -709.5 and for -inf, NaN for NaN.
+///
+/// `d = k ln 2 + r` with integer k and |r| <= ln(2)/2; the coefficients are the minimax polynomial of exp(r) through (0, 1).
+#[inline(always)]
+fn exp<const FMA: bool>(d: f64) -> f64 {
+    // Adding this rounds to an integer and leaves it, with the exponent bias of f64, in the lowest bits.
+    const ROUND: f64 = 6755399441055744.0 + 1023.0;
+    // Where k is -1023, so that the scale 2^k below comes out as 0.
+    const LOWEST: f64 = -709.4;
+    const C1: f64 = 1.0000000047128572;
+    const C2: f64 = 0.5000000046944671;
+    const C3: f64 = 0.16666635100749935;
+    const C4: f64 = 0.04166635331450132;
+    const C5: f64 = 0.008338584058105598;
+    const C6: f64 = 0.0013941091148629943;
+    const C7: f64 = 0.00017378937611128265;
+    // In this form a NaN stays.
+    let d = if d < LOWEST { LOWEST } else { d };
+    let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND);
+    let k = rounded - ROUND;
+    let r = multiply_add::<FMA>(k, -std::f64::consts::LN_2, d);
+    let mut p = multiply_add::<FMA>(C7, r, C6);
+    p = multiply_add::<FMA>(p, r, C5);
+    p = multiply_add::<FMA>(p, r, C4);
+    p = multiply_add::<FMA>(p, r, C3);
+    p = multiply_add::<FMA>(p, r, C2);
+    p = multiply_add::<FMA>(p, r, C1);
+    p = multiply_add::<FMA>(p, r, 1.0);
+    p * f64::from_bits(rounded.to_bits() << 52)
+}
+
+/// Sum of the lanes as a balanced tree.
+#[inline(always)]
+pub(super) fn reduce(mut lanes: Lanes64) -> f64 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The elements of a partial block, filled up.
+#[inline(always)]
+fn padded(tail: &[f32], fill: f32) -> Lanes32 {
+    let mut block = [fill; LANES];
+    block[..tail.len()].copy_from_slice(tail);
+    block
+}
+
+#[inline(always)]
+fn block(chunk: &[f32]) -> &Lanes32 {
+    chunk.try_into().expect("chunks_exact gives whole blocks")
+}
+
+#[inline(always)]
+fn block_mut(chunk: &mut [f32]) -> &mut Lanes32 {
+    chunk.try_into().expect("chunks_exact gives whole blocks")
+}
+
+#[inline(always)]
+fn max_step(best: &mut Lanes32, z: &Lanes32) {
+    for i in 0..LANES {
+        best[i] = if z[i] > best[i] { z[i] } else { best[i] };
+    }
+}
+
+/// Adds `exp(z - m)`, and hands it out.
+#[inline(always)]
+fn exp_step<const FMA: bool>(z: &Lanes32, m: &Lanes64, sum: &mut Lanes64) -> Lanes64 {
+    let mut e = [0.0; LANES];
+    for i in 0..LANES {
+        e[i] = exp::<FMA>(f64::from(z[i]) - m[i]);
+        sum[i] += e[i];
+    }
+    e
+}
+
+/// Counts the elements equal to the maximum, and adds `exp(z - m)` of the others.
+#[inline(always)]
+fn ties_step<const FMA: bool>(z: &Lanes32, m: &Lanes64, ties: &mut Lanes64, others: &mut Lanes64) {
+    for i in 0..LANES {
+        let d = f64::from(z[i]) - m[i];
+        let e = exp::<FMA>(d);
+        ties[i] += if d == 0.0 { 1.0 } else { 0.0 };
+        others[i] += if d == 0.0 { 0.0 } else { e };
+    }
+}
+
+/// Adds `exp(z - m)`, `exp(z - m) * g` and `g`.
+#[inline(always)]
+fn dot_step<const FMA: bool>(z: &Lanes32, g: &Lanes32, m: &Lanes64, sums: &mut [Lanes64; 3]) {
+    for i in 0..LANES {
+        let e = exp::<FMA>(f64::from(z[i]) - m[i]);
+        let g = f64::from(g[i]);
+        sums[0][i] += e;
+        sums[1][i] = multiply_add::<FMA>(e, g, sums[1][i]);
+        sums[2][i] += g;
+    }
+}
+
+/// Runs `step` over blocks of two inputs and one output of equal lengths.
+macro_rules! for_blocks {
+    ($z:ident, $pad:expr => $out:ident, |$zi:ident, $oi:ident| $step:expr) => {{
+        let mut blocks = $z.chunks_exact(LANES);
+        let mut outputs = $out.chunks_exact_mut(LANES);
+        for (chunk, output) in (&mut blocks).zip(&mut outputs) {
+            let ($zi, $oi) = (block(chunk), block_mut(output));
+            $step
+        }
+        let (tail, rest) = (blocks.remainder(), outputs.into_remainder());
+        if !tail.is_empty() {
+            let mut output = [0.0f32; LANES];
+            {
+                let ($zi, $oi) = (&padded(tail, $pad), &mut output);
+                $step
+            }
+            rest.copy_from_slice(&output[..tail.len()]);
+        }
+    }};
+    ($z:ident, $pad:expr, |$zi:ident| $step:expr) => {{
+        let mut blocks = $z.chunks_exact(LANES);
+        for chunk in &mut blocks {
+            let $zi = block(chunk);
+            $step
+        }
+        if !blocks.remainder().is_empty() {
+            let $zi = &padded(blocks.remainder(), $pad);
+            $step
+        }
+    }};
+    ($z:ident, $g:ident, |$zi:ident, $gi:ident| $step:expr) => {{
+        let mut blocks = $z.chunks_exact(LANES);
+        let mut seconds = $g.chunks_exact(LANES);
+        for (chunk, second) in (&mut blocks).zip(&mut seconds) {
+            let ($zi, $gi) = (block(chunk), block(second));
+            $step
+        }
+        if !blocks.remainder().is_empty() {
+            let ($zi, $gi) = (&padded(blocks.remainder(), f32::NEG_INFINITY), &padded(seconds.remainder(), 0.0));
+            $step
+        }
+    }};
+}
+
+/// A function compiled for each instruction set, with `FMA` known to its body.
+macro_rules! kernels {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        #[multiversion(targets(
+            "x86_64+avx512f+avx512bw+avx512cd+avx512dq+avx512vl+avx2+fma",
+            "x86_64+avx2+fma",
+            "aarch64+neon",
+        ))]
+        pub(super) fn $name($($arg: $type),*) $(-> $result)? {
+            #[allow(dead_code)]
+            const FMA: bool = target_cfg_f!(any(target_feature = "fma", target_feature = "neon"));
+            $body
+        }
+    )*};
+}
+
+kernels! {
+    /// The largest element that is not NaN, -inf if there is none.
+    fn max(z: &[f32]) -> f32 {
+        let mut best = [f32::NEG_INFINITY; LANES];
+        for_blocks!(z, f32::NEG_INFINITY, |zi| max_step(&mut best, zi));
+        best.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    }
+
+    /// Writes `exp(z - m)` and returns their sum.
+    fn exp_store(z: &[f32], m: f32, out: &mut [f32]) -> f64 {
+        let m = [f64::from(m); LANES];
+        let mut sum = [0.0; LANES];
+        for_blocks!(z, f32::NEG_INFINITY => out, |zi, oi| {
+            let e = exp_step::<FMA>(zi, &m, &mut sum);
+            for i in 0..LANES {
+                oi[i] = e[i] as f32;
+            }
+        });
+        reduce(sum)
+    }
+
+    /// Sum of `exp(z - m)`.
+    fn exp_sum(z: &[f32], m: f32) -> f64 {
+        let m = [f64::from(m); LANES];
+        let mut sum = [0.0; LANES];
+        for_blocks!(z, f32::NEG_INFINITY, |zi| {
+            exp_step::<FMA>(zi, &m, &mut sum);
+        });
+        reduce(sum)
+    }
+
+    /// Number of elements equal to `m`, and sum of `exp(z - m)` over the others.
+    fn ties_and_others(z: &[f32], m: f32) -> (f64, f64) {
+        let m = [f64::from(m); LANES];
+        let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(zi, &m, &mut ties, &mut others));
+        (reduce(ties), reduce(others))
+    }
+
+    /// Sums of `exp(z - m)`, `exp(z - m) * g` and `g`.
+    fn exp_dot(z: &[f32], g: &[f32], m: f32) -> [f64; 3] {
+        let m = [f64::from(m); LANES];
+        let mut sums = [[0.0; LANES]; 3];
+        for_blocks!(z, g, |zi, gi| dot_step::<FMA>(zi, gi, &m, &mut sums));
+        sums.map(reduce)
+    }
+
+    /// Multiplies by a factor.
+    fn scale(out: &mut [f32], factor: f64) {
+        for v in out {
+            *v = (f64::from(*v) * factor) as f32;
+        }
+    }
+
+    /// Writes `exp(z - m) * factor`.
+    fn softmax(z: &[f32], m: f64, factor: f64, out: &mut [f32]) {
+        for (o, &z) in out.iter_mut().zip(z) {
+            *o = (exp::<FMA>(f64::from(z) - m) * factor) as f32;
+        }
+    }
+
+    /// Writes `(z - m) - log_sum`.
+    fn log_softmax(z: &[f32], m: f64, log_sum: f64, out: &mut [f32]) {
+        for (o, &z) in out.iter_mut().zip(z) {
+            *o = ((f64::from(z) - m) - log_sum) as f32;
+        }
+    }
+
+    /// Writes `scale * p * (g - mean)` with `p = exp(z - m) * factor`.
+    fn softmax_gradient(z: &[f32], g: &[f32], m: f64, factor: f64, mean: f64, scale: f64, out: &mut [f32]) {
+        for ((o, &z), &g) in out.iter_mut().zip(z).zip(g) {
+            let p = exp::<FMA>(f64::from(z) - m) * factor;
+            *o = canonical((scale * p * (f64::from(g) - mean)) as f32);
+        }
+    }
+
+    /// Writes `scale * (g - p * total)` with `p = exp(z - m) * factor`.
+    fn log_softmax_gradient(z: &[f32], g: &[f32], m: f64, factor: f64, total: f64, scale: f64, out: &mut [f32]) {
+        for ((o, &z), &g) in out.iter_mut().zip(z).zip(g) {
+            let p = exp::<FMA>(f64::from(z) - m) * factor;
+            *o = canonical((scale * (f64::from(g) - p * total)) as f32);
+        }
+    }
+
+    /// Writes `scale * g * p` with `p = exp(z - m) * factor`.
+    fn logsumexp_gradient(z: &[f32], m: f64, factor: f64, scaled_g: f64, out: &mut [f32]) {
+        for (o, &z) in out.iter_mut().zip(z) {
+            let p = exp::<FMA>(f64::from(z) - m) * factor;
+            *o = canonical((scaled_g * p) as f32);
+        }
+    }
+
+    /// Multiplies by a factor in f32.
+    fn scale_f32(values: &mut [f32], factor: f32) {
+        for v in values {
+            *v *= factor;
+        }
+    }
+
+    /// Adds in f32.
+    fn add_f32(values: &mut [f32], terms: &[f32]) {
+        for (v, &t) in values.iter_mut().zip(terms) {
+            *v += t;
+        }
+    }
+
+    /// Maxima of [`LANES`] neighbouring columns of a tile, as [`max`].
+    fn column_max(tile: &[f32]) -> [f32; LANES] {
+        let mut best = [f32::NEG_INFINITY; LANES];
+        for row in tile.chunks(TILE_COLUMNS) {
+            max_step(&mut best, block(&row[..LANES]));
+        }
+        best
+    }
+
+    /// [`ties_and_others`] of neighbouring columns of a tile.
+    fn column_ties(tile: &[f32], m: &[f64; LANES]) -> [[f64; LANES]; 2] {
+        let m = *m;
+        let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+        for row in tile.chunks(TILE_COLUMNS) {
+            ties_step::<FMA>(block(&row[..LANES]), &m, &mut ties, &mut others);
+        }
+        [ties, others]
+    }
+
+    /// [`exp_dot`] of neighbouring columns of a tile.
+    fn column_dot(tile: &[f32], g: &[f32], m: &[f64; LANES]) -> [[f64; LANES]; 3] {
+        let m = *m;
+        let mut sums = [[0.0; LANES]; 3];
+        for (z, g) in tile.chunks(TILE_COLUMNS).zip(g.chunks(TILE_COLUMNS)) {
+            dot_step::<FMA>(block(&z[..LANES]), block(&g[..LANES]), &m, &mut sums);
+        }
+        sums
+    }
+
+    /// [`softmax`] with a maximum and a factor for each element.
+    fn columns_softmax(z: &[f32], m: &[f64], factor: &[f64], out: &mut [f32]) {
+        for (((o, &z), &m), &factor) in out.iter_mut().zip(z).zip(m).zip(factor) {
+            *o = canonical((exp::<FMA>(f64::from(z) - m) * factor) as f32);
+        }
+    }
+
+    /// [`log_softmax`] with statistics for each element.
+    fn columns_log_softmax(z: &[f32], m: &[f64], log_sum: &[f64], out: &mut [f32]) {
+        for (((o, &z), &m), &log_sum) in out.iter_mut().zip(z).zip(m).zip(log_sum) {
+            *o = canonical(((f64::from(z) - m) - log_sum) as f32);
+        }
+    }
+
+    /// The three gradients with statistics for each element.
+    fn columns_gradient(z: &[f32], g: &[f32], m: &[f64], factor: &[f64], constant: &[f64], kind: SoftmaxKind, scale: f64, out: &mut [f32]) {
+        for (((((o, &z), &g), &m), &factor), &constant) in out.iter_mut().zip(z).zip(g).zip(m).zip(factor).zip(constant) {
+            let p = exp::<FMA>(f64::from(z) - m) * factor;
+            let g = f64::from(g);
+            *o = canonical(match kind {
+                SoftmaxKind::Softmax => scale * p * (g - constant),
+                SoftmaxKind::LogSoftmax => scale * (g - p * constant),
+                SoftmaxKind::LogSumExp => constant * p,
+            } as f32);
+        }
+    }
+
+    /// Widens bf16, the upper half of an f32.
+    fn widen_bf16(from: &[u16], into: &mut [f32]) {
+        for (o, &v) in into.iter_mut().zip(from) {
+            *o = f32::from_bits(u32::from(v) << 16);
+        }
+    }
+
+    /// Rounds to bf16, to nearest, ties to even.
+    fn narrow_bf16(from: &[f32], into: &mut [u16]) {
+        for (o, &v) in into.iter_mut().zip(from) {
+            let bits = v.to_bits();
+            let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+            *o = if v.is_nan() { 0x7fc0 } else { rounded };
+        }
+    }
+}
+
+/// Every NaN as the one bit pattern that this crate writes.
+#[inline(always)]
+fn canonical(value: f32) -> f32 {
+    if value.is_nan() { f32::from_bits(0x7fc0_0000) } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_holds_its_bound() {
+        let mut worst: f64 = 0.0;
+        for i in 0..400_000 {
+            let d = -f64::from(i) * (700.0 / 400_000.0);
+            for (got, want) in [(exp::<true>(d), d.exp()), (exp::<false>(d), d.exp())] {
+                worst = worst.max((got / want - 1.0).abs());
+            }
+        }
+        assert!(worst < 2f64.powi(-31), "{worst:e}");
+        for (d, want) in [(0.0, 1.0), (f64::NEG_INFINITY, 0.0), (-1e300, 0.0), (-709.5, 0.0)] {
+            assert_eq!(exp::<false>(d), want);
+        }
+        assert!(exp::<false>(f64::NAN).is_nan());
+    }
+}

@@ -1,0 +1,569 @@
+//! The softmax family on a device: which strategy, which variant of the shaders, which dispatches.
+
+use super::options::{MaskedRows, SoftmaxKind, SoftmaxOptions};
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
+use crate::gpu::{Budget, BufferView, Capabilities, Gpu, Kernel, Planned, Recording, Step, Window, plan_windows};
+use crate::rows::{RowDim, RowMap};
+use std::sync::Arc;
+
+const SOFTMAX: &str = include_str!("../../../shaders/softmax.wgsl");
+const SOFTMAX_ONLINE: &str = include_str!("../../../shaders/softmax_online.wgsl");
+const SOFTMAX_SPLIT: &str = include_str!("../../../shaders/softmax_split.wgsl");
+const MATH: &str = include_str!("../../../shaders/lib/softmax_math.wgsl");
+const ROWS: &str = include_str!("../../../shaders/lib/softmax_rows.wgsl");
+const SWEEP: &str = include_str!("../../../shaders/lib/softmax_sweep.wgsl");
+const MASK: &str = include_str!("../../../shaders/lib/softmax_mask_additive.wgsl");
+const NO_MASK: &str = include_str!("../../../shaders/lib/softmax_mask_none.wgsl");
+const UPSTREAM: &str = include_str!("../../../shaders/lib/softmax_upstream.wgsl");
+const NO_UPSTREAM: &str = include_str!("../../../shaders/lib/softmax_upstream_none.wgsl");
+
+/// How rows are given to invocations. The first four and [`Strategy::Columns`] differ in speed only where their sums have
+/// the same tree: `Short`, `Subgroup` and `OnChip` give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Rows of at most 64 elements, many a workgroup, each held by just as many invocations as it fills. 1 read, 1 write.
+    Short,
+    /// One subgroup (at most 16 invocations) a row, three passes. 3 reads, 1 write, of which caches serve two.
+    Subgroup,
+    /// As `Subgroup` with the row in registers, up to 1,024 elements. 1 read, 1 write.
+    OnChip,
+    /// One workgroup a row; in registers up to 16,384 elements, else three passes.
+    Workgroup,
+    /// One workgroup a row; maximum and sums in one read. 2 reads, 1 write.
+    Online,
+    /// Rows cut into chunks over many workgroups, merged by a second dispatch. 2 reads, 1 write.
+    Split,
+    /// One invocation a row, for rows along an axis with a stride: neighbouring rows are neighbours in memory.
+    Columns,
+}
+
+impl Strategy {
+    /// All of them.
+    pub const ALL: [Strategy; 7] = [
+        Strategy::Short,
+        Strategy::Subgroup,
+        Strategy::OnChip,
+        Strategy::Workgroup,
+        Strategy::Online,
+        Strategy::Split,
+        Strategy::Columns,
+    ];
+
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Strategy::Short => "short",
+            Strategy::Subgroup => "subgroup",
+            Strategy::OnChip => "on_chip",
+            Strategy::Workgroup => "workgroup",
+            Strategy::Online => "online",
+            Strategy::Split => "split",
+            Strategy::Columns => "columns",
+        }
+    }
+
+    /// Whether sums are merged across different maxima, which costs accuracy (4 ulp instead of 2).
+    pub const fn rescales(self) -> bool {
+        matches!(self, Strategy::Online | Strategy::Split)
+    }
+
+    /// Longest row it takes, so that no invocation runs more than about 30,000 loop iterations (some drivers cut loops
+    /// at 65,535, silently). `None`: any length.
+    fn max_len(self, capabilities: &Capabilities) -> Option<usize> {
+        let passes = |lanes: usize| Some(10_000 * 4 * lanes);
+        match self {
+            Strategy::Short => Some(64),
+            Strategy::OnChip => Some(1024),
+            Strategy::Subgroup => passes(team(capabilities) as usize),
+            Strategy::Workgroup | Strategy::Online => passes(WORKGROUP as usize),
+            Strategy::Columns => passes(1),
+            Strategy::Split => None,
+        }
+    }
+
+    /// Whether it can serve rows of `len` elements with this stride, forward or backward.
+    pub fn serves(self, capabilities: &Capabilities, len: usize, len_stride: usize, backward: bool) -> bool {
+        let fits = self.max_len(capabilities).is_none_or(|max| len <= max);
+        let strided_ok = len_stride == 1 || matches!(self, Strategy::Columns | Strategy::Split | Strategy::Subgroup | Strategy::Short);
+        fits && strided_ok && !(backward && self == Strategy::Online)
+    }
+
+    /// The choice for `rows` rows of `len` elements. It does not depend on the subgroup width.
+    pub fn choose(capabilities: &Capabilities, rows: usize, len: usize, len_stride: usize, backward: bool) -> Strategy {
+        let few = rows < if capabilities.software { 8 } else { 128 };
+        if len_stride != 1 && len > 1 {
+            let columns = len <= 16_384 && !(few && len > 1024);
+            return if columns { Strategy::Columns } else { Strategy::Split };
+        }
+        if len <= 64 {
+            return Strategy::Short;
+        }
+        if few && len > CHUNK {
+            return Strategy::Split;
+        }
+        if capabilities.software {
+            // A barrier costs more than a read that the cache serves.
+            let longest = if capabilities.subgroup > 1 { 131_072 } else { 32_768 };
+            return if len <= longest { Strategy::Subgroup } else { Strategy::Split };
+        }
+        match len {
+            0..=1024 => Strategy::OnChip,
+            1025..=16_384 => Strategy::Workgroup,
+            16_385..=1_048_576 if !backward => Strategy::Online,
+            16_385..=1_048_576 => Strategy::Workgroup,
+            _ => Strategy::Split,
+        }
+    }
+}
+
+impl std::fmt::Display for Strategy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Invocations of a workgroup that works on one row.
+const WORKGROUP: u32 = 256;
+/// Elements of a chunk of a split row.
+const CHUNK: usize = 8192;
+/// Bytes a chunk or a row leaves in the workspace of [`Strategy::Split`].
+const RECORD: u64 = 32;
+
+/// Invocations of a team that stays within a subgroup: the 64 virtual lanes are 16 quads wide.
+fn team(capabilities: &Capabilities) -> u32 {
+    if capabilities.subgroup > 1 {
+        capabilities.subgroup.min(16)
+    } else if capabilities.software {
+        1
+    } else {
+        16
+    }
+}
+
+/// Parameters as lib/softmax_rows.wgsl declares them.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Params {
+    sizes: [u32; 4],
+    x_strides: [u32; 4],
+    y_strides: [u32; 4],
+    mask_strides: [u32; 4],
+    upstream_strides: [u32; 4],
+    bases: [u32; 4],
+    steps: [u32; 4],
+    zero: u32,
+    rows: u32,
+    len: u32,
+    grid_x: u32,
+    first_row: u32,
+    queries: u32,
+    diagonal: i32,
+    scale: f32,
+    chunks: u32,
+    first_chunk: u32,
+    chunk_len: u32,
+    spare: u32,
+}
+
+/// A variant of the shaders.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    pub kind: SoftmaxKind,
+    pub backward: bool,
+    pub dtype: DType,
+    pub strategy: Strategy,
+    pub team: u32,
+    pub accumulators: u32,
+    pub keep: u32,
+    pub workgroup: u32,
+    pub subgroups: bool,
+    pub lanes: u32,
+    pub shader_f16: bool,
+    pub masked_zero: bool,
+    pub scaled: bool,
+    pub mask: bool,
+    pub in_place: bool,
+    pub all_read_write: bool,
+    /// Whether x and y, the mask, the upstream gradient can be taken four aligned elements at a time.
+    pub quads: [bool; 4],
+}
+
+impl Variant {
+    /// The variant's WGSL.
+    pub(crate) fn source(&self) -> String {
+        let constants = [
+            ("WG", unsigned(self.workgroup)),
+            ("TEAM", unsigned(self.team)),
+            ("ACC", unsigned(self.accumulators)),
+            ("KEEP", unsigned(self.keep)),
+            ("LANES", unsigned(self.lanes)),
+            // Workgroup memory is taken only where some step of the tree leaves the subgroup.
+            ("EXCHANGE", unsigned(if self.subgroups && self.team <= self.lanes { 1 } else { self.workgroup })),
+            ("KIND", unsigned(self.kind as u32)),
+            ("BACKWARD", boolean(self.backward)),
+            ("MASKED_ZERO", boolean(self.masked_zero)),
+            ("SCALED", boolean(self.scaled)),
+        ];
+        let access = |name, quad, written| TensorAccess { name, dtype: self.dtype, quad, written };
+        let mut tensors = vec![access("x", self.quads[0], false), access("y", self.quads[1], true)];
+        if self.mask {
+            tensors.push(access("mask", self.quads[2], false));
+        }
+        if self.backward {
+            tensors.push(access("upstream", self.quads[3], false));
+        }
+        let fragments = [
+            if self.subgroups { lib::EXCHANGE_SUBGROUP } else { lib::EXCHANGE_WORKGROUP },
+            lib::BITS,
+            lib::ERROR_FREE,
+            lib::REDUCE,
+            MATH,
+            ROWS,
+            if self.mask { MASK } else { NO_MASK },
+            if self.backward { UPSTREAM } else { NO_UPSTREAM },
+            SWEEP,
+        ];
+        compose(&Composition {
+            constants: &constants,
+            tensors: &tensors,
+            alias: self.in_place.then_some(("x", "y")),
+            shader_f16: self.shader_f16,
+            all_read_write: self.all_read_write,
+            fragments: &fragments,
+            kernel: match self.strategy {
+                Strategy::Online => SOFTMAX_ONLINE,
+                Strategy::Split => SOFTMAX_SPLIT,
+                _ => SOFTMAX,
+            },
+        })
+    }
+}
+
+/// Everything that a call is about, checked.
+pub(crate) struct Call<'a> {
+    pub kind: SoftmaxKind,
+    pub backward: bool,
+    pub options: SoftmaxOptions,
+    pub strategy: Option<Strategy>,
+    pub x: &'a BufferView,
+    pub y: &'a BufferView,
+    pub mask: Option<(&'a BufferView, RowMap)>,
+    pub upstream: Option<&'a BufferView>,
+    pub workspace: Option<(&'a wgpu::Buffer, u64)>,
+}
+
+/// The strategy for rows along `axis` of a view, and the workspace in bytes that it needs.
+pub(crate) fn strategy_for(gpu: &Gpu, x: &RowMap, forced: Option<Strategy>, backward: bool) -> Result<(Strategy, u64)> {
+    let capabilities = gpu.capabilities();
+    let stride = if x.len > 1 { x.len_stride } else { 1 };
+    let strategy = forced.unwrap_or_else(|| Strategy::choose(capabilities, x.rows(), x.len, stride, backward));
+    if !strategy.serves(capabilities, x.len, stride, backward) {
+        return Err(Error::Unsupported {
+            what: format!("strategy {strategy}"),
+            reason: format!("not for rows of {} elements with stride {stride}, backward: {backward}", x.len),
+        });
+    }
+    let bytes = if strategy == Strategy::Split {
+        let chunks = x.len.div_ceil(chunk_len(capabilities, x)?).max(1) as u64;
+        (x.rows() as u64 * RECORD).next_multiple_of(256) + x.rows() as u64 * chunks * RECORD
+    } else {
+        0
+    };
+    Ok((strategy, bytes))
+}
+
+/// Elements of a chunk: short enough that a chunk of a strided row fits a binding.
+fn chunk_len(capabilities: &Capabilities, x: &RowMap) -> Result<usize> {
+    let bytes = x.len_stride.max(1) as u64 * 4;
+    let fitting = (capabilities.max_binding / 2 / bytes) as usize / 4 * 4;
+    if fitting < 4 {
+        return Err(Error::Limit { what: "bytes between four elements of a row in one storage binding", need: bytes * 8, have: capabilities.max_binding });
+    }
+    Ok(fitting.min(CHUNK))
+}
+
+fn aligned(view: &BufferView, map: &RowMap) -> bool {
+    let quads = |n: usize| n % 4 == 0;
+    map.len_stride == 1 && quads(map.len) && quads(view.offset) && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
+}
+
+/// The same rows cut into chunks: one more row dimension, innermost.
+fn chunked(map: &RowMap, chunk: usize, chunks: usize) -> RowMap {
+    let mut dims = map.dims.clone();
+    dims.push(RowDim { size: chunks, stride: if map.len == 1 { 0 } else { chunk * map.len_stride } });
+    let len = if map.len == 1 { 1 } else { chunk.min(map.len) };
+    RowMap { offset: map.offset, dims, len, len_stride: map.len_stride }
+}
+
+/// Plans, builds and binds all dispatches of a call.
+pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
+    let axis = call.options.check(&call.x.shape)?;
+    let label = call.kind.name();
+    let x = call.x.rows(axis);
+    let reduces = call.kind.reduces();
+    let one_a_row = |view: &BufferView| {
+        let mut map = view.rows(axis);
+        map.len_stride = 0;
+        map
+    };
+    let y = if reduces && !call.backward { one_a_row(call.y) } else { call.y.rows(axis) };
+    let upstream = call.upstream.map(|u| if reduces { one_a_row(u) } else { u.rows(axis) });
+    let rows = x.rows();
+    let writes_nothing = rows == 0 || (x.len == 0 && (call.backward || !reduces));
+    if writes_nothing {
+        return Ok(Recording { label, steps: Vec::new() });
+    }
+    let (strategy, workspace_bytes) = strategy_for(gpu, &x, call.strategy, call.backward)?;
+    let capabilities = gpu.capabilities();
+
+    let in_place = call.x.same_as(call.y);
+    let readers: Vec<&BufferView> =
+        [Some(call.x), call.mask.as_ref().map(|m| m.0), call.upstream].into_iter().flatten().collect();
+    let shared = readers.iter().any(|r| r.buffer == call.y.buffer);
+    let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| aligned(v, m));
+    let quads = [
+        quad(Some(call.x), Some(&x)),
+        quad(Some(call.y), Some(&y)),
+        quad(call.mask.as_ref().map(|m| m.0), call.mask.as_ref().map(|m| &m.1)),
+        quad(call.upstream, upstream.as_ref()),
+    ];
+    let subgroup_team = team(capabilities);
+    let quads_in_row = x.len.div_ceil(4).max(1) as u32;
+    let (team, accumulators, keep) = match strategy {
+        Strategy::Short => {
+            let width = quads_in_row.next_power_of_two();
+            let team = width.min(subgroup_team);
+            (team, width / team, 1)
+        }
+        Strategy::Subgroup | Strategy::Split => (subgroup_team, 16 / subgroup_team, 0),
+        Strategy::OnChip => (subgroup_team, 16 / subgroup_team, quads_in_row.div_ceil(16)),
+        Strategy::Workgroup => {
+            let team = quads_in_row.div_ceil(8).next_power_of_two().clamp(64, WORKGROUP);
+            let blocks = quads_in_row.div_ceil(team);
+            (team, 1, if blocks <= 16 { blocks } else { 0 })
+        }
+        Strategy::Online => (WORKGROUP, 1, 0),
+        Strategy::Columns => (1, 2, 0),
+    };
+    let workgroup = match strategy {
+        Strategy::Workgroup | Strategy::Online => team,
+        _ if capabilities.software => 64.max(team),
+        _ => 128.max(team),
+    };
+    if workgroup > capabilities.max_invocations {
+        return Err(Error::Limit { what: "invocations a workgroup", need: workgroup.into(), have: capabilities.max_invocations.into() });
+    }
+    let subgroups = capabilities.subgroup > 1 && team > 1;
+    let variant = Variant {
+        kind: call.kind,
+        backward: call.backward,
+        dtype: call.x.dtype,
+        strategy,
+        team,
+        accumulators,
+        keep,
+        workgroup,
+        subgroups,
+        lanes: capabilities.subgroup,
+        shader_f16: capabilities.shader_f16,
+        masked_zero: call.options.masked_rows == MaskedRows::Zero,
+        scaled: call.options.scale != 1.0,
+        mask: call.mask.is_some(),
+        in_place,
+        all_read_write: shared,
+        quads,
+    };
+    let source = variant.source();
+    let teams = u64::from(workgroup / team);
+    let budget = Budget {
+        binding: capabilities.max_binding,
+        alignment: capabilities.storage_alignment,
+        elements: if capabilities.software { 1 << 23 } else { 1 << 28 },
+        rows: (u64::from(capabilities.max_workgroups).pow(2) * teams).min(1 << 30),
+    };
+    let queries = if call.options.causal.is_some() { call.x.shape[axis - 1] } else { 0 };
+    let common = Params {
+        steps: [
+            x.len_stride as u32,
+            y.len_stride as u32,
+            call.mask.as_ref().map_or(0, |m| m.1.len_stride as u32),
+            upstream.as_ref().map_or(0, |u| u.len_stride as u32),
+        ],
+        len: x.len as u32,
+        queries: queries as u32,
+        diagonal: call.options.causal.unwrap_or(0).clamp(i64::from(i32::MIN) / 4, i64::from(i32::MAX) / 4) as i32,
+        scale: call.options.scale,
+        ..Params::default()
+    };
+    let views: Vec<(&BufferView, RowMap, Role)> = [
+        Some((call.x, x.clone(), Role::X)),
+        Some((call.y, y.clone(), Role::Y)),
+        call.mask.as_ref().map(|(v, m)| (*v, m.clone(), Role::Mask)),
+        call.upstream.zip(upstream.clone()).map(|(v, m)| (v, m, Role::Upstream)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let mut binder = Binder { gpu, label, teams, max_workgroups: capabilities.max_workgroups, dispatches: Vec::new(), workspace: None };
+
+    if strategy != Strategy::Split {
+        let kernel = gpu.kernel(label, &source, "main")?;
+        for window in plan(&views, &budget, false)? {
+            binder.add(&kernel, &views, &window, Params { first_row: window.first_row as u32, ..common })?;
+        }
+        return binder.finish();
+    }
+
+    let chunk = chunk_len(capabilities, &x)?;
+    let chunks = x.len.div_ceil(chunk).max(1);
+    let stats_bytes = (rows as u64 * RECORD).next_multiple_of(256);
+    let owned;
+    let (buffer, offset) = match call.workspace {
+        Some((buffer, offset)) => (buffer, offset),
+        None => {
+            owned = gpu.create_buffer("macheps workspace", workspace_bytes, wgpu::BufferUsages::STORAGE)?;
+            (&owned, 0)
+        }
+    };
+    if workspace_bytes - stats_bytes > capabilities.max_binding {
+        return Err(Error::Limit { what: "bytes of workspace in one storage binding", need: workspace_bytes - stats_bytes, have: capabilities.max_binding });
+    }
+    binder.workspace = Some((buffer.clone(), offset, stats_bytes, workspace_bytes - stats_bytes));
+    let common = Params { chunks: chunks as u32, chunk_len: chunk as u32, ..common };
+    let chunk_views: Vec<(&BufferView, RowMap, Role)> =
+        views.iter().map(|(v, m, role)| (*v, chunked(m, chunk, chunks), *role)).collect();
+    let chunk_params = |window: &Window| Params {
+        first_row: (window.first_row / chunks) as u32,
+        first_chunk: (window.first_row % chunks) as u32,
+        ..common
+    };
+    let readers: Vec<_> = chunk_views.iter().filter(|(_, _, role)| *role != Role::Y).cloned().collect();
+    let reduce = gpu.kernel(label, &source, "reduce_chunks")?;
+    for window in plan(&readers, &budget, true)? {
+        binder.add(&reduce, &readers, &window, chunk_params(&window))?;
+    }
+    let merge = gpu.kernel(label, &source, "merge_chunks")?;
+    let results: Vec<_> = views.iter().filter(|(_, _, role)| *role == Role::Y && reduces && !call.backward).cloned().collect();
+    if results.is_empty() {
+        // Only the workspace is touched: rows need no windows.
+        let most = (1usize << 20).min(budget.rows as usize);
+        for first in (0..rows).step_by(most) {
+            let window = Window { first_row: first, rows: most.min(rows - first), sizes: [1; 4], parts: Vec::new() };
+            binder.add(&merge, &results, &window, Params { first_row: first as u32, ..common })?;
+        }
+        let write = gpu.kernel(label, &source, "write_chunks")?;
+        for window in plan(&chunk_views, &budget, true)? {
+            binder.add(&write, &chunk_views, &window, chunk_params(&window))?;
+        }
+    } else {
+        for window in plan(&results, &budget, false)? {
+            binder.add(&merge, &results, &window, Params { first_row: window.first_row as u32, ..common })?;
+        }
+    }
+    binder.finish()
+}
+
+/// A tensor's part in the call, by its place in `Params`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    X,
+    Y,
+    Mask,
+    Upstream,
+}
+
+impl Role {
+    fn binding(self) -> &'static str {
+        match self {
+            Role::X => "x_data",
+            Role::Y => "y_data",
+            Role::Mask => "mask_data",
+            Role::Upstream => "upstream_data",
+        }
+    }
+}
+
+fn plan(views: &[(&BufferView, RowMap, Role)], budget: &Budget, chunks: bool) -> Result<Vec<Window>> {
+    let planned: Vec<Planned<'_>> = views
+        .iter()
+        .map(|(view, map, _)| Planned { rows: map, element: view.dtype.size() as u64, buffer: view.buffer.size() })
+        .collect();
+    plan_windows(&planned, budget, chunks)
+}
+
+/// Collects dispatches; their parameters go into one uniform buffer.
+struct Binder<'a> {
+    gpu: &'a Gpu,
+    label: &'static str,
+    teams: u64,
+    max_workgroups: u32,
+    dispatches: Vec<Pending>,
+    /// Buffer, offset, bytes of `stats`, bytes of `partials`.
+    workspace: Option<(wgpu::Buffer, u64, u64, u64)>,
+}
+
+struct Pending {
+    kernel: Arc<Kernel>,
+    params: Params,
+    grid: [u32; 2],
+    bindings: Vec<(&'static str, wgpu::Buffer, u64, u64)>,
+}
+
+impl Binder<'_> {
+    fn add(&mut self, kernel: &Arc<Kernel>, views: &[(&BufferView, RowMap, Role)], window: &Window, mut params: Params) -> Result<()> {
+        let grid = crate::gpu::grid((window.rows as u64).div_ceil(self.teams), self.max_workgroups)?;
+        params.rows = window.rows as u32;
+        params.grid_x = grid[0];
+        params.sizes = window.sizes;
+        let mut bindings = Vec::new();
+        for ((view, _, role), part) in views.iter().zip(&window.parts) {
+            let strides = match role {
+                Role::X => &mut params.x_strides,
+                Role::Y => &mut params.y_strides,
+                Role::Mask => &mut params.mask_strides,
+                Role::Upstream => &mut params.upstream_strides,
+            };
+            *strides = part.strides;
+            params.bases[*role as usize] = part.base;
+            bindings.push((role.binding(), view.buffer.clone(), part.offset, part.size));
+        }
+        if let Some((buffer, offset, stats, partials)) = &self.workspace {
+            bindings.push(("stats", buffer.clone(), *offset, *stats));
+            bindings.push(("partials", buffer.clone(), offset + stats, *partials));
+        }
+        self.dispatches.push(Pending { kernel: kernel.clone(), params, grid, bindings });
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Recording> {
+        let gpu = self.gpu;
+        let size = std::mem::size_of::<Params>() as u64;
+        let pitch = size.next_multiple_of(gpu.capabilities().uniform_alignment);
+        let mut bytes = vec![0u8; (pitch as usize * self.dispatches.len()).max(16)];
+        for (i, dispatch) in self.dispatches.iter().enumerate() {
+            let at = i * pitch as usize;
+            bytes[at..at + size as usize].copy_from_slice(bytemuck::bytes_of(&dispatch.params));
+        }
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let uniforms = gpu.create_buffer("macheps parameters", bytes.len() as u64, usage)?;
+        gpu.queue().write_buffer(&uniforms, 0, &bytes);
+        let steps = self
+            .dispatches
+            .iter()
+            .enumerate()
+            .map(|(i, dispatch)| {
+                let slice = |buffer, offset, size| {
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
+                };
+                let mut resources = vec![("params", slice(&uniforms, i as u64 * pitch, size))];
+                resources.extend(dispatch.bindings.iter().map(|(name, buffer, offset, size)| (*name, slice(buffer, *offset, *size))));
+                let bind_group = dispatch.kernel.bind(gpu, &resources)?;
+                Ok(Step { kernel: dispatch.kernel.clone(), bind_group, grid: dispatch.grid })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Recording { label: self.label, steps })
+    }
+}
