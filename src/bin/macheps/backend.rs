@@ -1,11 +1,14 @@
 //! Every call into the library that the commands make, and nothing else.
 
-use macheps::ops::softmax::{SoftmaxKind, SoftmaxOptions};
 use macheps::Element;
+use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
+use macheps::ops::softmax::{SoftmaxKind, SoftmaxOptions, reference};
+use macheps::rows::{RowMap, resolve_axis};
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
 use crate::report::{Adapter, BenchCase, VerifyCase};
+use crate::table;
 
 /// A row of `macheps devices`.
 #[derive(Clone, Debug, Serialize)]
@@ -67,16 +70,64 @@ impl Device {
         Err(Failure::usage("no bench"))
     }
     pub fn forward<T: Element>(&self, p: &Problem<T>) -> Outcome<Vec<T>> {
-        let _ = (p.kind, p.shape, p.mask, p.options);
-        Ok(p.x.to_vec())
+        let maps = Maps::new(p)?;
+        let mut y = vec![T::default(); maps.y.rows() * maps.y.len];
+        macheps::ops::softmax::cpu::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &mut y, &maps.y);
+        Ok(y)
     }
-    pub fn backward<T: Element>(&self, p: &Problem<T>, _u: &[T]) -> Outcome<Vec<T>> {
-        Ok(p.x.to_vec())
+    pub fn backward<T: Element>(&self, p: &Problem<T>, upstream: &[T]) -> Outcome<Vec<T>> {
+        let maps = Maps::new(p)?;
+        let mut y = vec![T::default(); p.x.len()];
+        macheps::ops::softmax::cpu::backward(p.kind, p.x, &maps.x, maps.mask(p), upstream, &maps.y, &p.options, maps.queries, &mut y, &maps.x);
+        Ok(y)
     }
-    pub fn check_forward<T: Element>(&self, _p: &Problem<T>, _y: &[T]) -> Outcome<String> {
-        Ok(String::new())
+
+    /// Compares y with the CPU reference within the stated bound; says how close it is.
+    pub fn check_forward<T: Element>(&self, p: &Problem<T>, y: &[T]) -> Outcome<String> {
+        let maps = Maps::new(p)?;
+        let want = reference::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &maps.y);
+        self.judge(&want, y, Quantity::Forward(p.kind))
     }
-    pub fn check_backward<T: Element>(&self, _p: &Problem<T>, _u: &[T], _y: &[T]) -> Outcome<String> {
-        Ok(String::new())
+
+    /// The same for a gradient.
+    pub fn check_backward<T: Element>(&self, p: &Problem<T>, upstream: &[T], grad: &[T]) -> Outcome<String> {
+        let maps = Maps::new(p)?;
+        let want = reference::backward(p.kind, p.x, &maps.x, maps.mask(p), upstream, &maps.y, &p.options, maps.queries, &maps.x);
+        self.judge(&want, grad, Quantity::Backward(p.kind))
+    }
+
+    fn judge<T: Element>(&self, want: &Expected, got: &[T], quantity: Quantity) -> Outcome<String> {
+        match want.check(got, quantity, Accuracy::Standard) {
+            Ok(worst) => Ok(format!("largest error {} ulp, {} of the bound", table::short(worst.ulp), table::percent(worst.of_bound))),
+            Err(mismatch) => Err(Failure::Check(mismatch.to_string())),
+        }
+    }
+}
+
+/// Where the rows of a problem's tensors lie.
+struct Maps {
+    x: RowMap,
+    mask: Option<RowMap>,
+    y: RowMap,
+    queries: usize,
+}
+
+impl Maps {
+    fn new<T>(p: &Problem<T>) -> Outcome<Maps> {
+        let axis = resolve_axis(p.options.axis, p.shape.len())?;
+        if p.options.causal.is_some() && (p.shape.len() < 2 || axis + 1 != p.shape.len()) {
+            return Err(Failure::usage("causal needs two dimensions and the last axis"));
+        }
+        let mask = p.mask.map(|(_, shape)| RowMap::broadcast("mask", shape, p.shape, axis)).transpose()?;
+        let mut result = p.shape.to_vec();
+        if p.kind.reduces() {
+            result[axis] = 1;
+        }
+        let queries = if p.shape.len() < 2 { 1 } else { p.shape[p.shape.len() - 2] };
+        Ok(Maps { x: RowMap::contiguous(p.shape, axis), mask, y: RowMap::contiguous(&result, axis), queries })
+    }
+
+    fn mask<'a, T>(&'a self, p: &Problem<'a, T>) -> Option<(&'a [T], &'a RowMap)> {
+        p.mask.map(|(values, _)| values).zip(self.mask.as_ref())
     }
 }

@@ -24,3 +24,46 @@ pub fn read(input: impl Read + Seek, name: Option<&str>) -> Result<Tensor, Strin
     }
     Ok(tensor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use npyz::WriterBuilder;
+    use std::io::Cursor;
+
+    fn archive() -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        let mut writer = npyz::npz::NpzWriter::new(&mut bytes);
+        for (name, values) in [("a", &[1.0f32, 2.0][..]), ("b", &[3.0])] {
+            let mut array =
+                writer.array(name, Default::default()).unwrap().default_dtype().shape(&[values.len() as u64]).begin_nd().unwrap();
+            array.extend(values.iter().copied()).unwrap();
+            array.finish().unwrap();
+        }
+        drop(writer);
+        bytes.into_inner()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Tensor, String> {
+        read(Cursor::new(bytes), Some("a"))
+    }
+
+    #[test]
+    fn reads_the_array_named() {
+        assert_eq!(parse(&archive()).unwrap().convert::<f32>().0, [1.0, 2.0]);
+        assert!(read(Cursor::new(archive()), None).unwrap_err().contains("a, b"));
+    }
+
+    #[test]
+    fn survives_any_prefix_and_any_flipped_byte() {
+        let good = archive();
+        for n in 0..good.len() {
+            assert!(parse(&good[..n]).is_err());
+            for value in (0..8).map(|bit| good[n] ^ (1 << bit)).chain([0, 0x7f, 0x80, 0xff]) {
+                let mut bad = good.clone();
+                bad[n] = value;
+                let _ = parse(&bad);
+            }
+        }
+    }
+}
