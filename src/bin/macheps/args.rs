@@ -88,10 +88,12 @@ pub struct BenchArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
+#[command(
+    after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
-                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false")]
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+)]
 pub struct RunArgs {
     /// The operation: softmax, log_softmax or logsumexp
     pub op: String,
@@ -115,7 +117,8 @@ pub struct RunArgs {
 }
 
 fn dtype(text: &str) -> Result<DType, String> {
-    text.parse().map_err(|_| "expected f32, f16 or bf16".to_string())
+    text.parse()
+        .map_err(|_| "expected f32, f16 or bf16".to_string())
 }
 
 #[cfg(test)]
@@ -130,10 +133,22 @@ mod tests {
 
     #[test]
     fn reads_a_run() {
-        let cli = Cli::try_parse_from(["macheps", "run", "softmax", "--input", "x=a.npy", "--set", "axis=-1", "--dtype", "bf16", "--check"]).unwrap();
-        let Some(Command::Run(run)) = cli.command else { panic!("{cli:?}") };
-        assert_eq!((run.op.as_str(), run.dtype, run.check), ("softmax", Some(DType::Bf16), true));
-        assert_eq!((run.inputs, run.settings), (vec!["x=a.npy".to_string()], vec!["axis=-1".to_string()]));
+        let cli = Cli::try_parse_from([
+            "macheps", "run", "softmax", "--input", "x=a.npy", "--set", "axis=-1", "--dtype",
+            "bf16", "--check",
+        ])
+        .unwrap();
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(
+            (run.op.as_str(), run.dtype, run.check),
+            ("softmax", Some(DType::Bf16), true)
+        );
+        assert_eq!(
+            (run.inputs, run.settings),
+            (vec!["x=a.npy".to_string()], vec!["axis=-1".to_string()])
+        );
         assert!(Cli::try_parse_from(["macheps", "run", "softmax", "--dtype", "f64"]).is_err());
         assert!(Cli::try_parse_from(["macheps"]).unwrap().command.is_none());
     }

@@ -49,7 +49,13 @@ pub fn bench_label(_case: &()) -> String {
 
 impl Device {
     pub fn open(_selector: &str) -> Outcome<Device> {
-        Ok(Device { adapter: Adapter { name: "none".into(), backend: "none".into(), driver: String::new() } })
+        Ok(Device {
+            adapter: Adapter {
+                name: "none".into(),
+                backend: "none".into(),
+                driver: String::new(),
+            },
+        })
     }
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
@@ -72,33 +78,80 @@ impl Device {
     pub fn forward<T: Element>(&self, p: &Problem<T>) -> Outcome<Vec<T>> {
         let maps = Maps::new(p)?;
         let mut y = vec![T::default(); maps.y.rows() * maps.y.len];
-        macheps::ops::softmax::cpu::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &mut y, &maps.y);
+        macheps::ops::softmax::cpu::forward(
+            p.kind,
+            p.x,
+            &maps.x,
+            maps.mask(p),
+            &p.options,
+            maps.queries,
+            &mut y,
+            &maps.y,
+        );
         Ok(y)
     }
     pub fn backward<T: Element>(&self, p: &Problem<T>, upstream: &[T]) -> Outcome<Vec<T>> {
         let maps = Maps::new(p)?;
         let mut y = vec![T::default(); p.x.len()];
-        macheps::ops::softmax::cpu::backward(p.kind, p.x, &maps.x, maps.mask(p), upstream, &maps.y, &p.options, maps.queries, &mut y, &maps.x);
+        macheps::ops::softmax::cpu::backward(
+            p.kind,
+            p.x,
+            &maps.x,
+            maps.mask(p),
+            upstream,
+            &maps.y,
+            &p.options,
+            maps.queries,
+            &mut y,
+            &maps.x,
+        );
         Ok(y)
     }
 
     /// Compares y with the CPU reference within the stated bound; says how close it is.
     pub fn check_forward<T: Element>(&self, p: &Problem<T>, y: &[T]) -> Outcome<String> {
         let maps = Maps::new(p)?;
-        let want = reference::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &maps.y);
+        let want = reference::forward(
+            p.kind,
+            p.x,
+            &maps.x,
+            maps.mask(p),
+            &p.options,
+            maps.queries,
+            &maps.y,
+        );
         self.judge(&want, y, Quantity::Forward(p.kind))
     }
 
     /// The same for a gradient.
-    pub fn check_backward<T: Element>(&self, p: &Problem<T>, upstream: &[T], grad: &[T]) -> Outcome<String> {
+    pub fn check_backward<T: Element>(
+        &self,
+        p: &Problem<T>,
+        upstream: &[T],
+        grad: &[T],
+    ) -> Outcome<String> {
         let maps = Maps::new(p)?;
-        let want = reference::backward(p.kind, p.x, &maps.x, maps.mask(p), upstream, &maps.y, &p.options, maps.queries, &maps.x);
+        let want = reference::backward(
+            p.kind,
+            p.x,
+            &maps.x,
+            maps.mask(p),
+            upstream,
+            &maps.y,
+            &p.options,
+            maps.queries,
+            &maps.x,
+        );
         self.judge(&want, grad, Quantity::Backward(p.kind))
     }
 
     fn judge<T: Element>(&self, want: &Expected, got: &[T], quantity: Quantity) -> Outcome<String> {
         match want.check(got, quantity, Accuracy::Standard) {
-            Ok(worst) => Ok(format!("largest error {} ulp, {} of the bound", table::short(worst.ulp), table::percent(worst.of_bound))),
+            Ok(worst) => Ok(format!(
+                "largest error {} ulp, {} of the bound",
+                table::short(worst.ulp),
+                table::percent(worst.of_bound)
+            )),
             Err(mismatch) => Err(Failure::Check(mismatch.to_string())),
         }
     }
@@ -116,15 +169,29 @@ impl Maps {
     fn new<T>(p: &Problem<T>) -> Outcome<Maps> {
         let axis = resolve_axis(p.options.axis, p.shape.len())?;
         if p.options.causal.is_some() && (p.shape.len() < 2 || axis + 1 != p.shape.len()) {
-            return Err(Failure::usage("causal needs two dimensions and the last axis"));
+            return Err(Failure::usage(
+                "causal needs two dimensions and the last axis",
+            ));
         }
-        let mask = p.mask.map(|(_, shape)| RowMap::broadcast("mask", shape, p.shape, axis)).transpose()?;
+        let mask = p
+            .mask
+            .map(|(_, shape)| RowMap::broadcast("mask", shape, p.shape, axis))
+            .transpose()?;
         let mut result = p.shape.to_vec();
         if p.kind.reduces() {
             result[axis] = 1;
         }
-        let queries = if p.shape.len() < 2 { 1 } else { p.shape[p.shape.len() - 2] };
-        Ok(Maps { x: RowMap::contiguous(p.shape, axis), mask, y: RowMap::contiguous(&result, axis), queries })
+        let queries = if p.shape.len() < 2 {
+            1
+        } else {
+            p.shape[p.shape.len() - 2]
+        };
+        Ok(Maps {
+            x: RowMap::contiguous(p.shape, axis),
+            mask,
+            y: RowMap::contiguous(&result, axis),
+            queries,
+        })
     }
 
     fn mask<'a, T>(&'a self, p: &Problem<'a, T>) -> Option<(&'a [T], &'a RowMap)> {

@@ -49,10 +49,15 @@ struct OldSeconds {
 impl Old {
     /// Reads a document that `bench --json` wrote.
     pub fn read(path: &Path) -> Outcome<Old> {
-        let text = std::fs::read(path).map_err(|e| Failure::file(path, format!("cannot be read: {e}")))?;
-        let old: Old = serde_json::from_slice(&text).map_err(|e| Failure::file(path, format!("expected what bench --json wrote: {e}")))?;
+        let text =
+            std::fs::read(path).map_err(|e| Failure::file(path, format!("cannot be read: {e}")))?;
+        let old: Old = serde_json::from_slice(&text)
+            .map_err(|e| Failure::file(path, format!("expected what bench --json wrote: {e}")))?;
         if old.schema != "macheps.bench/1" {
-            return Err(Failure::file(path, format!("has the schema '{}'; expected macheps.bench/1", old.schema)));
+            return Err(Failure::file(
+                path,
+                format!("has the schema '{}'; expected macheps.bench/1", old.schema),
+            ));
         }
         Ok(old)
     }
@@ -62,7 +67,10 @@ impl Old {
         type Key<'a> = (&'a str, &'a str, &'a str);
         let mut old: HashMap<Key, f64> = HashMap::new();
         for case in &self.cases {
-            old.insert((&case.op, &case.shape, &case.dtype), case.seconds.median.unwrap_or(f64::NAN));
+            old.insert(
+                (&case.op, &case.shape, &case.dtype),
+                case.seconds.median.unwrap_or(f64::NAN),
+            );
         }
         let (mut rows, mut only_new, mut slower) = (Vec::new(), Vec::new(), 0);
         for case in cases {
@@ -86,7 +94,11 @@ impl Old {
                 case.dtype.to_string(),
                 table::seconds(before),
                 table::seconds(case.seconds.median),
-                if ratio.is_finite() { format!("{ratio:.2}") } else { "-".to_string() },
+                if ratio.is_finite() {
+                    format!("{ratio:.2}")
+                } else {
+                    "-".to_string()
+                },
                 flag.to_string(),
             ]);
         }
@@ -94,17 +106,33 @@ impl Old {
         let only_old: Vec<String> = self
             .cases
             .iter()
-            .filter(|c| old.remove(&(c.op.as_str(), c.shape.as_str(), c.dtype.as_str())).is_some())
+            .filter(|c| {
+                old.remove(&(c.op.as_str(), c.shape.as_str(), c.dtype.as_str()))
+                    .is_some()
+            })
             .map(|c| format!("{} {} {}", c.op, c.shape, c.dtype))
             .collect();
         let compared = rows.len();
-        let columns =
-            [("op", false), ("shape", true), ("dtype", false), ("old median", true), ("new median", true), ("new/old", true), ("", false)];
+        let columns = [
+            ("op", false),
+            ("shape", true),
+            ("dtype", false),
+            ("old median", true),
+            ("new median", true),
+            ("new/old", true),
+            ("", false),
+        ];
         let mut text = format!("Against an earlier run (macheps {}):\n", self.version);
         if self.adapter.name != adapter.name || self.adapter.backend != adapter.backend {
-            text += &format!("Different devices: {} then, {adapter} now.\n", self.adapter());
+            text += &format!(
+                "Different devices: {} then, {adapter} now.\n",
+                self.adapter()
+            );
         } else if self.adapter.driver != adapter.driver {
-            text += &format!("Different drivers: {} then, {} now.\n", self.adapter.driver, adapter.driver);
+            text += &format!(
+                "Different drivers: {} then, {} now.\n",
+                self.adapter.driver, adapter.driver
+            );
         }
         if compared > 0 {
             text += &table::table(&columns, rows);
@@ -120,8 +148,16 @@ impl Old {
     }
 
     fn adapter(&self) -> Adapter {
-        let OldAdapter { name, backend, driver } = &self.adapter;
-        Adapter { name: name.clone(), backend: backend.clone(), driver: driver.clone() }
+        let OldAdapter {
+            name,
+            backend,
+            driver,
+        } = &self.adapter;
+        Adapter {
+            name: name.clone(),
+            backend: backend.clone(),
+            driver: driver.clone(),
+        }
     }
 }
 
@@ -143,7 +179,11 @@ mod tests {
             {"op":"softmax","shape":"2x3","dtype":"f32","seconds":{"min":1,"median":0.001,"p95":1}},
             {"op":"softmax","shape":"9x9","dtype":"f32","seconds":{"min":1,"median":0.001,"p95":1}},
             {"op":"logsumexp","shape":"2x3","dtype":"f32","seconds":{"min":1,"median":null,"p95":1}}]}"#;
-        let now = [case("softmax", "2x3", 1.2e-3), case("logsumexp", "2x3", 1e-3), case("log_softmax", "2x3", 1e-3)];
+        let now = [
+            case("softmax", "2x3", 1.2e-3),
+            case("logsumexp", "2x3", 1e-3),
+            case("log_softmax", "2x3", 1e-3),
+        ];
         let text = old(text).unwrap().compare(&adapter(), &now);
         for expected in [
             "Different devices: other (cpu) then, test (cpu) now.",
@@ -162,7 +202,12 @@ mod tests {
     fn refuses() {
         assert!(old("").is_err());
         assert!(old("[]").is_err());
-        assert!(old(r#"{"schema":"macheps.verify/1","cases":[]}"#).unwrap_err().to_string().contains("macheps.verify/1"));
+        assert!(
+            old(r#"{"schema":"macheps.verify/1","cases":[]}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("macheps.verify/1")
+        );
         assert!(Old::read(Path::new("/nonexistent/old.json")).is_err());
     }
 }

@@ -36,7 +36,12 @@ pub struct Output {
 impl Destination {
     /// Parses `y.npy`, `y.safetensors` or `y.safetensors#name`.
     pub fn parse(text: &str) -> Outcome<Destination> {
-        let extension = |path: &str| Path::new(path).extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+        let extension = |path: &str| {
+            Path::new(path)
+                .extension()
+                .and_then(|e| e.to_str())
+                .map(str::to_ascii_lowercase)
+        };
         match extension(text).as_deref() {
             Some("npy") => return Ok(Destination::Npy(text.into())),
             Some("safetensors") => return Ok(Destination::Safetensors(text.into(), None)),
@@ -45,15 +50,28 @@ impl Destination {
         for (i, _) in text.match_indices('#') {
             let (path, name) = (&text[..i], &text[i + 1..]);
             match extension(path).as_deref() {
-                Some("npy") => return Err(Failure::usage(format!("{path}: an npy file holds one array without a name; expected {path} without #{name}"))),
-                Some("safetensors") if name.is_empty() || name == "__metadata__" => {
-                    return Err(Failure::usage(format!("{text}: '{name}' is no name for a tensor")));
+                Some("npy") => {
+                    return Err(Failure::usage(format!(
+                        "{path}: an npy file holds one array without a name; expected {path} without #{name}"
+                    )));
                 }
-                Some("safetensors") => return Ok(Destination::Safetensors(path.into(), Some(name.to_string()))),
+                Some("safetensors") if name.is_empty() || name == "__metadata__" => {
+                    return Err(Failure::usage(format!(
+                        "{text}: '{name}' is no name for a tensor"
+                    )));
+                }
+                Some("safetensors") => {
+                    return Ok(Destination::Safetensors(
+                        path.into(),
+                        Some(name.to_string()),
+                    ));
+                }
                 _ => {}
             }
         }
-        Err(Failure::usage(format!("{text}: unknown kind of file; expected y.npy or y.safetensors#name")))
+        Err(Failure::usage(format!(
+            "{text}: unknown kind of file; expected y.npy or y.safetensors#name"
+        )))
     }
 
     /// The file.
@@ -79,10 +97,16 @@ pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
         }
         let folder = folder(path);
         if !folder.is_dir() {
-            return Err(Failure::file(path, format!("there is no folder {}", folder.display())));
+            return Err(Failure::file(
+                path,
+                format!("there is no folder {}", folder.display()),
+            ));
         }
         if matches!(destination, Destination::Npy(_)) && dtype == DType::Bf16 {
-            return Err(Failure::file(path, "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16"));
+            return Err(Failure::file(
+                path,
+                "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16",
+            ));
         }
         for (other_name, other) in &outputs[..i] {
             if other_name == name {
@@ -92,9 +116,22 @@ pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
                 continue;
             }
             match destination {
-                Destination::Npy(_) => return Err(Failure::file(path, format!("is the file of both {other_name} and {name}"))),
-                Destination::Safetensors(..) if other.tensor(other_name) == destination.tensor(name) => {
-                    return Err(Failure::file(path, format!("tensor '{}' is both {other_name} and {name}", destination.tensor(name))));
+                Destination::Npy(_) => {
+                    return Err(Failure::file(
+                        path,
+                        format!("is the file of both {other_name} and {name}"),
+                    ));
+                }
+                Destination::Safetensors(..)
+                    if other.tensor(other_name) == destination.tensor(name) =>
+                {
+                    return Err(Failure::file(
+                        path,
+                        format!(
+                            "tensor '{}' is both {other_name} and {name}",
+                            destination.tensor(name)
+                        ),
+                    ));
                 }
                 Destination::Safetensors(..) => {}
             }
@@ -115,7 +152,10 @@ pub fn write(outputs: &[(Output, Destination)]) -> Outcome {
             [(output, Destination::Npy(_))] => npy(output),
             _ => safe(&parts),
         };
-        staged.push(Staged::new(path, &bytes.map_err(|e| Failure::file(path, e))?)?);
+        staged.push(Staged::new(
+            path,
+            &bytes.map_err(|e| Failure::file(path, e))?,
+        )?);
     }
     staged.into_iter().try_for_each(Staged::publish)
 }
@@ -151,14 +191,17 @@ fn safe(parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
             DType::F16 => Dtype::F16,
             DType::Bf16 => Dtype::BF16,
         };
-        let view = TensorView::new(dtype, output.shape.clone(), &output.bytes).map_err(|e| e.to_string())?;
+        let view = TensorView::new(dtype, output.shape.clone(), &output.bytes)
+            .map_err(|e| e.to_string())?;
         views.push((destination.tensor(&output.name), view));
     }
     safetensors::serialize(views, None).map_err(|e| e.to_string())
 }
 
 fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// A file written under a temporary name beside its target.
@@ -174,7 +217,9 @@ impl Staged {
         // Through a link to what it names, so that the link stays one.
         let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         match target.metadata() {
-            Ok(found) if found.is_dir() => return Err(Failure::file(path, "is a folder; expected a file")),
+            Ok(found) if found.is_dir() => {
+                return Err(Failure::file(path, "is a folder; expected a file"));
+            }
             Ok(found) if !found.is_file() => return Ok(Staged::Special(bytes.to_vec(), target)),
             _ => {}
         }
@@ -194,9 +239,10 @@ impl Staged {
 
     fn publish(self) -> Outcome {
         match self {
-            Staged::File(file, target) => {
-                file.persist(&target).map(drop).map_err(|e| Failure::file(&target, format!("cannot be written: {}", e.error)))
-            }
+            Staged::File(file, target) => file
+                .persist(&target)
+                .map(drop)
+                .map_err(|e| Failure::file(&target, format!("cannot be written: {}", e.error))),
             Staged::Special(bytes, target) => std::fs::OpenOptions::new()
                 .write(true)
                 .open(&target)
@@ -214,22 +260,61 @@ mod tests {
     fn output(name: &str, dtype: DType, values: &[f32]) -> Output {
         let bytes = match dtype {
             DType::F32 => crate::tensor::to_bytes(values),
-            DType::F16 => crate::tensor::to_bytes(&values.iter().map(|&v| macheps::f16::from_f32(v)).collect::<Vec<_>>()),
-            DType::Bf16 => crate::tensor::to_bytes(&values.iter().map(|&v| macheps::bf16::from_f32(v)).collect::<Vec<_>>()),
+            DType::F16 => crate::tensor::to_bytes(
+                &values
+                    .iter()
+                    .map(|&v| macheps::f16::from_f32(v))
+                    .collect::<Vec<_>>(),
+            ),
+            DType::Bf16 => crate::tensor::to_bytes(
+                &values
+                    .iter()
+                    .map(|&v| macheps::bf16::from_f32(v))
+                    .collect::<Vec<_>>(),
+            ),
         };
-        Output { name: name.to_string(), dtype, shape: vec![values.len()], bytes }
+        Output {
+            name: name.to_string(),
+            dtype,
+            shape: vec![values.len()],
+            bytes,
+        }
     }
 
     fn read(text: &str) -> Vec<f32> {
-        Source::parse(text).unwrap().read().unwrap().convert::<f32>().0
+        Source::parse(text)
+            .unwrap()
+            .read()
+            .unwrap()
+            .convert::<f32>()
+            .0
     }
 
     #[test]
     fn parses() {
-        assert_eq!(Destination::parse("y.npy"), Ok(Destination::Npy("y.npy".into())));
-        assert_eq!(Destination::parse("o.safetensors#y"), Ok(Destination::Safetensors("o.safetensors".into(), Some("y".into()))));
-        assert_eq!(Destination::parse("o#1/o.safetensors"), Ok(Destination::Safetensors("o#1/o.safetensors".into(), None)));
-        for bad in ["y.npz#y", "y", "", "y.npy#y", "o.safetensors#", "o.safetensors#__metadata__"] {
+        assert_eq!(
+            Destination::parse("y.npy"),
+            Ok(Destination::Npy("y.npy".into()))
+        );
+        assert_eq!(
+            Destination::parse("o.safetensors#y"),
+            Ok(Destination::Safetensors(
+                "o.safetensors".into(),
+                Some("y".into())
+            ))
+        );
+        assert_eq!(
+            Destination::parse("o#1/o.safetensors"),
+            Ok(Destination::Safetensors("o#1/o.safetensors".into(), None))
+        );
+        for bad in [
+            "y.npz#y",
+            "y",
+            "",
+            "y.npy#y",
+            "o.safetensors#",
+            "o.safetensors#__metadata__",
+        ] {
             assert!(Destination::parse(bad).is_err(), "{bad}");
         }
     }
@@ -243,8 +328,14 @@ mod tests {
         write(&[
             (output("y", DType::F32, &values), to(&at("y.npy"))),
             (output("h", DType::F16, &values), to(&at("h.npy"))),
-            (output("y", DType::Bf16, &values), to(&at("o.safetensors#a"))),
-            (output("grad", DType::F16, &values[..1]), to(&at("o.safetensors"))),
+            (
+                output("y", DType::Bf16, &values),
+                to(&at("o.safetensors#a")),
+            ),
+            (
+                output("grad", DType::F16, &values[..1]),
+                to(&at("o.safetensors")),
+            ),
         ])
         .unwrap();
         assert_eq!(read(&at("y.npy")), values);
@@ -257,7 +348,9 @@ mod tests {
     #[test]
     fn checks_before() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| Destination::parse(&folder.path().join(name).display().to_string()).unwrap();
+        let at = |name: &str| {
+            Destination::parse(&folder.path().join(name).display().to_string()).unwrap()
+        };
         let two = |a: &str, b: &str| [("y".to_string(), at(a)), ("grad".to_string(), at(b))];
         assert!(check(&two("y.npy", "g.npy"), DType::F32).is_ok());
         assert!(check(&two("y.npy", "g.npy"), DType::Bf16).is_err());

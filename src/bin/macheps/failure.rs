@@ -39,7 +39,12 @@ impl std::fmt::Display for Failure {
     /// Always one line, whatever a file name or a driver's message contains.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (Failure::Check(message) | Failure::Usage(message)) = self;
-        for (i, part) in message.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).enumerate() {
+        for (i, part) in message
+            .split(['\n', '\r'])
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .enumerate()
+        {
             if i > 0 {
                 f.write_str(" ")?;
             }
@@ -54,7 +59,11 @@ impl From<macheps::Error> for Failure {
         use macheps::Error::*;
         match error {
             // The machine's fault or a wrong result, not the user's.
-            Mismatch { .. } | DeviceRequest { .. } | DeviceLost { .. } | Timeout { .. } | Wgpu(_) => Failure::Check(error.to_string()),
+            Mismatch { .. }
+            | DeviceRequest { .. }
+            | DeviceLost { .. }
+            | Timeout { .. }
+            | Wgpu(_) => Failure::Check(error.to_string()),
             other => Failure::Usage(other.to_string()),
         }
     }

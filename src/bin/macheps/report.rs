@@ -18,7 +18,11 @@ pub struct Adapter {
 
 impl std::fmt::Display for Adapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let details: Vec<&str> = [&self.backend, &self.driver].into_iter().map(String::as_str).filter(|s| !s.is_empty()).collect();
+        let details: Vec<&str> = [&self.backend, &self.driver]
+            .into_iter()
+            .map(String::as_str)
+            .filter(|s| !s.is_empty())
+            .collect();
         f.write_str(&self.name)?;
         if !details.is_empty() {
             write!(f, " ({})", details.join(", "))?;
@@ -40,13 +44,23 @@ pub struct Document<'a, T> {
 impl<'a, T: Serialize> Document<'a, T> {
     /// A document of the command `command`.
     pub fn new(command: &str, adapter: &'a Adapter, body: T) -> Self {
-        Document { schema: format!("macheps.{command}/1"), version: env!("CARGO_PKG_VERSION"), adapter, body }
+        Document {
+            schema: format!("macheps.{command}/1"),
+            version: env!("CARGO_PKG_VERSION"),
+            adapter,
+            body,
+        }
     }
 
     /// Writes it to a file, or to stdout for `-`.
     pub fn write(&self, to: &Path) -> Outcome {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Failure::usage(format!("the results cannot be written as JSON: {e}")))?;
-        if is_stdout(to) { output::print(&text) } else { destination::write_text(to, &(text + "\n")) }
+        let text = serde_json::to_string_pretty(self)
+            .map_err(|e| Failure::usage(format!("the results cannot be written as JSON: {e}")))?;
+        if is_stdout(to) {
+            output::print(&text)
+        } else {
+            destination::write_text(to, &(text + "\n"))
+        }
     }
 }
 
@@ -102,7 +116,9 @@ pub struct Seconds {
 
 /// The cases of a bench as CSV.
 pub fn csv(cases: &[BenchCase]) -> Outcome<String> {
-    let failed = |e: &dyn std::fmt::Display| Failure::usage(format!("the results cannot be written as CSV: {e}"));
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::usage(format!("the results cannot be written as CSV: {e}"))
+    };
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer
         .write_record([
@@ -159,7 +175,11 @@ pub mod tests {
             shape: shape.to_string(),
             dtype: "f32",
             device: "test".to_string(),
-            seconds: Seconds { min: median * 0.9, median, p95: median * 1.2 },
+            seconds: Seconds {
+                min: median * 0.9,
+                median,
+                p95: median * 1.2,
+            },
             bytes,
             gbps,
             copy_gbps,
@@ -170,7 +190,11 @@ pub mod tests {
     }
 
     pub fn adapter() -> Adapter {
-        Adapter { name: "test".to_string(), backend: "cpu".to_string(), driver: String::new() }
+        Adapter {
+            name: "test".to_string(),
+            backend: "cpu".to_string(),
+            driver: String::new(),
+        }
     }
 
     #[derive(Serialize)]

@@ -27,7 +27,15 @@ pub fn run(args: &BenchArgs) -> Outcome {
         output::print(&text(&device, &cases))?;
     }
     if let Some(path) = json {
-        Document::new("bench", device.adapter(), Body { quick: args.quick, cases: &cases }).write(path)?;
+        Document::new(
+            "bench",
+            device.adapter(),
+            Body {
+                quick: args.quick,
+                cases: &cases,
+            },
+        )
+        .write(path)?;
     }
     if let Some(path) = &args.csv {
         destination::write_text(path, &report::csv(&cases)?)?;
@@ -64,7 +72,10 @@ pub fn bench(device: &Device, quick: bool, op: Option<&str>) -> Outcome<Vec<Benc
 pub fn judge(cases: &[BenchCase]) -> Outcome {
     match cases.iter().filter(|c| !c.verified).count() {
         0 => Ok(()),
-        wrong => Err(Failure::Check(format!("bench: {wrong} of {} cases gave a wrong result", cases.len()))),
+        wrong => Err(Failure::Check(format!(
+            "bench: {wrong} of {} cases gave a wrong result",
+            cases.len()
+        ))),
     }
 }
 
@@ -99,7 +110,12 @@ pub fn text(device: &Device, cases: &[BenchCase]) -> String {
     let mut timers: Vec<&str> = cases.iter().map(|c| c.timer).collect();
     timers.sort_unstable();
     timers.dedup();
-    format!("Timed on {} (by {}):\n{}\n", device.adapter(), timers.join(" and "), table::table(&columns, rows))
+    format!(
+        "Timed on {} (by {}):\n{}\n",
+        device.adapter(),
+        timers.join(" and "),
+        table::table(&columns, rows)
+    )
 }
 
 fn eprintln_lines(text: &str) {

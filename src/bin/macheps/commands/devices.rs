@@ -29,7 +29,13 @@ pub fn run(json: Option<&Path>) -> Outcome {
         output::print(&text(&devices, &default))?;
     }
     if let Some(path) = json {
-        let body = Body { devices: &devices, default: Default { index: default.index(), reason: default.reason() } };
+        let body = Body {
+            devices: &devices,
+            default: Default {
+                index: default.index(),
+                reason: default.reason(),
+            },
+        };
         Document::new("devices", default.adapter(), body).write(path)?;
     }
     Ok(())
@@ -37,10 +43,29 @@ pub fn run(json: Option<&Path>) -> Outcome {
 
 /// The table of devices and the default choice.
 pub fn text(devices: &[DeviceRow], default: &Device) -> String {
-    let columns = [("", false), ("index", true), ("name", false), ("kind", false), ("backend", false), ("driver", false)];
+    let columns = [
+        ("", false),
+        ("index", true),
+        ("name", false),
+        ("kind", false),
+        ("backend", false),
+        ("driver", false),
+    ];
     let rows = devices.iter().map(|d| {
         let mark = if d.index == default.index() { "*" } else { "" };
-        vec![mark.to_string(), d.index.to_string(), d.name.clone(), d.kind.clone(), d.backend.clone(), d.driver.clone()]
+        vec![
+            mark.to_string(),
+            d.index.to_string(),
+            d.name.clone(),
+            d.kind.clone(),
+            d.backend.clone(),
+            d.driver.clone(),
+        ]
     });
-    format!("{}\n* default: {} ({})", table::table(&columns, rows), default.adapter().name, default.reason())
+    format!(
+        "{}\n* default: {} ({})",
+        table::table(&columns, rows),
+        default.adapter().name,
+        default.reason()
+    )
 }

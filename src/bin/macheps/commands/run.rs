@@ -24,19 +24,39 @@ pub fn run(args: &RunArgs) -> Outcome {
     for (name, destination) in pairs("output", &args.outputs, &OUTPUTS)? {
         outputs.push((name.to_string(), Destination::parse(destination)?));
     }
-    let source = |name: &str| inputs.iter().find(|(n, _)| *n == name).map(|(_, source)| Source::parse(source)).transpose();
+    let source = |name: &str| {
+        inputs
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, source)| Source::parse(source))
+            .transpose()
+    };
     let (x, mask, upstream) = (source("x")?, source("mask")?, source("upstream")?);
-    let x = x.ok_or_else(|| Failure::usage(format!("{} needs an input x: --input x=FILE", kind.name())))?;
+    let x = x.ok_or_else(|| {
+        Failure::usage(format!("{} needs an input x: --input x=FILE", kind.name()))
+    })?;
     if upstream.is_some() && settings.upstream.is_some() {
-        return Err(Failure::usage("upstream is given both as an input and as a setting"));
+        return Err(Failure::usage(
+            "upstream is given both as an input and as a setting",
+        ));
     }
     let x = x.read()?;
     let dtype = args.dtype.unwrap_or(x.stored.runs_as().0);
     destination::check(&outputs, dtype)?;
     let read = |source: Option<Source>| source.map(|s| s.read()).transpose();
-    let files = Files { x, mask: read(mask)?, upstream: read(upstream)? };
-    if files.mask.as_ref().is_some_and(|mask| mask.stored == Stored::Bool) {
-        return Err(Failure::usage("mask is of bools, but it is added to x; expected numbers, 0 where an entry takes part and -inf where it does not"));
+    let files = Files {
+        x,
+        mask: read(mask)?,
+        upstream: read(upstream)?,
+    };
+    if files
+        .mask
+        .as_ref()
+        .is_some_and(|mask| mask.stored == Stored::Bool)
+    {
+        return Err(Failure::usage(
+            "mask is of bools, but it is added to x; expected numbers, 0 where an entry takes part and -inf where it does not",
+        ));
     }
     match dtype {
         DType::F32 => execute::<f32>(args, kind, &settings, &files, outputs),
@@ -46,19 +66,33 @@ pub fn run(args: &RunArgs) -> Outcome {
 }
 
 fn operation(name: &str) -> Outcome<SoftmaxKind> {
-    SoftmaxKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-        let all: Vec<_> = SoftmaxKind::ALL.iter().map(|kind| kind.name()).collect();
-        Failure::usage(format!("no operation named '{name}'; there is {}", all.join(", ")))
-    })
+    SoftmaxKind::ALL
+        .into_iter()
+        .find(|kind| kind.name() == name)
+        .ok_or_else(|| {
+            let all: Vec<_> = SoftmaxKind::ALL.iter().map(|kind| kind.name()).collect();
+            Failure::usage(format!(
+                "no operation named '{name}'; there is {}",
+                all.join(", ")
+            ))
+        })
 }
 
 /// Splits `NAME=REST`s. Each name is known and comes once.
 fn pairs<'a>(what: &str, texts: &'a [String], known: &[&str]) -> Outcome<Vec<(&'a str, &'a str)>> {
     let mut found: Vec<(&str, &str)> = Vec::new();
     for text in texts {
-        let (name, rest) = text.split_once('=').ok_or_else(|| Failure::usage(format!("--{what} {text}: expected NAME=...; NAME is {}", known.join(", "))))?;
+        let (name, rest) = text.split_once('=').ok_or_else(|| {
+            Failure::usage(format!(
+                "--{what} {text}: expected NAME=...; NAME is {}",
+                known.join(", ")
+            ))
+        })?;
         if !known.contains(&name) {
-            return Err(Failure::usage(format!("--{what} {name}: there is {}", known.join(", "))));
+            return Err(Failure::usage(format!(
+                "--{what} {name}: there is {}",
+                known.join(", ")
+            )));
         }
         if found.iter().any(|(n, _)| *n == name) {
             return Err(Failure::usage(format!("--{what} {name} is given twice")));
@@ -83,17 +117,33 @@ struct Settings {
 impl Settings {
     fn parse(kind: SoftmaxKind, texts: &[String]) -> Outcome<Settings> {
         let known: &[&str] = if kind.reduces() {
-            &["axis", "axes", "keepdims", "scale", "causal", "masked", "upstream"]
+            &[
+                "axis", "axes", "keepdims", "scale", "causal", "masked", "upstream",
+            ]
         } else {
             &["axis", "scale", "causal", "masked", "upstream"]
         };
-        let mut settings = Settings { axes: vec![-1], keepdims: false, scale: 1.0, causal: false, masked: MaskedRows::Nan, upstream: None };
+        let mut settings = Settings {
+            axes: vec![-1],
+            keepdims: false,
+            scale: 1.0,
+            causal: false,
+            masked: MaskedRows::Nan,
+            upstream: None,
+        };
         let given = pairs("set", texts, known)?;
-        if given.iter().filter(|(key, _)| matches!(*key, "axis" | "axes")).count() > 1 {
+        if given
+            .iter()
+            .filter(|(key, _)| matches!(*key, "axis" | "axes"))
+            .count()
+            > 1
+        {
             return Err(Failure::usage("--set takes axis or axes, not both"));
         }
         for (key, value) in given {
-            let wrong = |expected: &str| Failure::usage(format!("--set {key}={value}: expected {expected}"));
+            let wrong = |expected: &str| {
+                Failure::usage(format!("--set {key}={value}: expected {expected}"))
+            };
             let boolean = || match value {
                 "true" => Ok(true),
                 "false" => Ok(false),
@@ -102,11 +152,23 @@ impl Settings {
             match key {
                 "axis" => settings.axes = vec![value.parse().map_err(|_| wrong("an integer"))?],
                 "axes" => {
-                    settings.axes =
-                        value.split(',').map(|axis| axis.trim().parse().map_err(|_| wrong("integers with commas between, at least one"))).collect::<Outcome<_>>()?;
+                    settings.axes = value
+                        .split(',')
+                        .map(|axis| {
+                            axis.trim()
+                                .parse()
+                                .map_err(|_| wrong("integers with commas between, at least one"))
+                        })
+                        .collect::<Outcome<_>>()?;
                 }
                 "keepdims" => settings.keepdims = boolean()?,
-                "scale" => settings.scale = value.parse().ok().filter(|v: &f32| v.is_finite()).ok_or_else(|| wrong("a finite number"))?,
+                "scale" => {
+                    settings.scale = value
+                        .parse()
+                        .ok()
+                        .filter(|v: &f32| v.is_finite())
+                        .ok_or_else(|| wrong("a finite number"))?
+                }
                 "causal" => settings.causal = boolean()?,
                 "masked" => {
                     settings.masked = match value {
@@ -143,30 +205,58 @@ struct Layout {
 
 impl Layout {
     fn new(kind: SoftmaxKind, shape: &[usize], settings: &Settings) -> Outcome<Layout> {
-        let mut axes = settings.axes.iter().map(|&axis| resolve_axis(axis, shape.len())).collect::<macheps::Result<Vec<_>>>()?;
+        let mut axes = settings
+            .axes
+            .iter()
+            .map(|&axis| resolve_axis(axis, shape.len()))
+            .collect::<macheps::Result<Vec<_>>>()?;
         axes.sort_unstable();
         if axes.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Failure::usage(format!("axes {:?} name a dimension of {shape:?} twice", settings.axes)));
+            return Err(Failure::usage(format!(
+                "axes {:?} name a dimension of {shape:?} twice",
+                settings.axes
+            )));
         }
         let result = if !kind.reduces() {
             shape.to_vec()
         } else if settings.keepdims {
-            shape.iter().enumerate().map(|(d, &n)| if axes.contains(&d) { 1 } else { n }).collect()
+            shape
+                .iter()
+                .enumerate()
+                .map(|(d, &n)| if axes.contains(&d) { 1 } else { n })
+                .collect()
         } else {
-            shape.iter().enumerate().filter(|(d, _)| !axes.contains(d)).map(|(_, &n)| n).collect()
+            shape
+                .iter()
+                .enumerate()
+                .filter(|(d, _)| !axes.contains(d))
+                .map(|(_, &n)| n)
+                .collect()
         };
         if let [axis] = axes[..] {
-            return Ok(Layout { shape: shape.to_vec(), axis: axis as isize, result, order: None });
+            return Ok(Layout {
+                shape: shape.to_vec(),
+                axis: axis as isize,
+                result,
+                order: None,
+            });
         }
         if settings.causal {
-            return Err(Failure::usage("causal works along the last axis; expected no axes beside it"));
+            return Err(Failure::usage(
+                "causal works along the last axis; expected no axes beside it",
+            ));
         }
         // The reduced dimensions go to the end and become one.
         let mut order: Vec<usize> = (0..shape.len()).filter(|d| !axes.contains(d)).collect();
         let mut turned: Vec<usize> = order.iter().map(|&d| shape[d]).collect();
         turned.push(axes.iter().map(|&d| shape[d]).product());
         order.extend(&axes);
-        Ok(Layout { shape: turned, axis: -1, result, order: Some(order) })
+        Ok(Layout {
+            shape: turned,
+            axis: -1,
+            result,
+            order: Some(order),
+        })
     }
 
     /// Turns a tensor of the shape of x.
@@ -179,7 +269,9 @@ impl Layout {
 
     /// Turns a result of the shape of x back.
     fn turn_back<T: Copy>(&self, values: Vec<T>, shape: &[usize]) -> Vec<T> {
-        let Some(order) = &self.order else { return values };
+        let Some(order) = &self.order else {
+            return values;
+        };
         let turned: Vec<usize> = order.iter().map(|&d| shape[d]).collect();
         let mut back = vec![0; order.len()];
         for (at, &d) in order.iter().enumerate() {
@@ -189,7 +281,13 @@ impl Layout {
     }
 }
 
-fn execute<T: Element>(args: &RunArgs, kind: SoftmaxKind, settings: &Settings, files: &Files, outputs: Vec<(String, Destination)>) -> Outcome {
+fn execute<T: Element>(
+    args: &RunArgs,
+    kind: SoftmaxKind,
+    settings: &Settings,
+    files: &Files,
+    outputs: Vec<(String, Destination)>,
+) -> Outcome {
     let shape = &files.x.shape;
     let layout = Layout::new(kind, shape, settings)?;
     let x = layout.turn(convert::<T>("x", &files.x, args.dtype), shape);
@@ -200,16 +298,25 @@ fn execute<T: Element>(args: &RunArgs, kind: SoftmaxKind, settings: &Settings, f
             match &layout.order {
                 None => Some((values, mask.shape.clone())),
                 Some(_) => {
-                    let full = tensor::broadcast(&values, &mask.shape, shape)
-                        .ok_or_else(|| Failure::usage(format!("mask: expected a shape that broadcasts to {shape:?}, got {:?}", mask.shape)))?;
+                    let full = tensor::broadcast(&values, &mask.shape, shape).ok_or_else(|| {
+                        Failure::usage(format!(
+                            "mask: expected a shape that broadcasts to {shape:?}, got {:?}",
+                            mask.shape
+                        ))
+                    })?;
                     Some((layout.turn(full, shape), layout.shape.clone()))
                 }
             }
         }
     };
     let wanted = |name: &str| outputs.iter().any(|(n, _)| n == name);
-    let grad_wanted = wanted("grad") || (outputs.is_empty() && (files.upstream.is_some() || settings.upstream.is_some()));
-    let upstream = if grad_wanted { Some(upstream::<T>(files, settings, &layout, args.dtype)?) } else { None };
+    let grad_wanted = wanted("grad")
+        || (outputs.is_empty() && (files.upstream.is_some() || settings.upstream.is_some()));
+    let upstream = if grad_wanted {
+        Some(upstream::<T>(files, settings, &layout, args.dtype)?)
+    } else {
+        None
+    };
     if !grad_wanted && (files.upstream.is_some() || settings.upstream.is_some()) {
         output::note("upstream is not used: it is for the output grad, which is not asked for");
     }
@@ -220,7 +327,15 @@ fn execute<T: Element>(args: &RunArgs, kind: SoftmaxKind, settings: &Settings, f
         causal: settings.causal.then_some(0),
         masked_rows: settings.masked,
     };
-    let problem = Problem { kind, x: &x, shape: &layout.shape, mask: mask.as_ref().map(|(values, shape)| (values.as_slice(), shape.as_slice())), options };
+    let problem = Problem {
+        kind,
+        x: &x,
+        shape: &layout.shape,
+        mask: mask
+            .as_ref()
+            .map(|(values, shape)| (values.as_slice(), shape.as_slice())),
+        options,
+    };
     let device = Device::open(&args.device.device)?;
     let (mut results, mut checks) = (Vec::new(), Vec::new());
     if wanted("y") || outputs.is_empty() {
@@ -241,19 +356,46 @@ fn execute<T: Element>(args: &RunArgs, kind: SoftmaxKind, settings: &Settings, f
     let rows: Vec<Vec<String>> = results
         .iter()
         .map(|(name, shape, values)| {
-            let file = outputs.iter().find(|(n, _)| n == name).map_or("not written".to_string(), |(_, d)| d.path().display().to_string());
+            let file = outputs
+                .iter()
+                .find(|(n, _)| n == name)
+                .map_or("not written".to_string(), |(_, d)| {
+                    d.path().display().to_string()
+                });
             summary(name, shape, values, file)
         })
         .collect();
     let mut written = Vec::new();
     for (name, shape, values) in results {
         if let Some((_, destination)) = outputs.iter().find(|(n, _)| n == name) {
-            written.push((Output { name: name.to_string(), dtype: T::DTYPE, shape, bytes: tensor::to_bytes(&values) }, destination.clone()));
+            written.push((
+                Output {
+                    name: name.to_string(),
+                    dtype: T::DTYPE,
+                    shape,
+                    bytes: tensor::to_bytes(&values),
+                },
+                destination.clone(),
+            ));
         }
     }
     destination::write(&written)?;
-    let columns = [("output", false), ("shape", false), ("dtype", false), ("min", true), ("max", true), ("NaN", true), ("inf", true), ("file", false)];
-    output::print(&format!("{} of {shape:?} on {}\n{}", kind.name(), device.adapter(), table::table(&columns, rows)))?;
+    let columns = [
+        ("output", false),
+        ("shape", false),
+        ("dtype", false),
+        ("min", true),
+        ("max", true),
+        ("NaN", true),
+        ("inf", true),
+        ("file", false),
+    ];
+    output::print(&format!(
+        "{} of {shape:?} on {}\n{}",
+        kind.name(),
+        device.adapter(),
+        table::table(&columns, rows)
+    ))?;
     verdict(checks)
 }
 
@@ -262,11 +404,17 @@ fn verdict(checks: Vec<(&str, Outcome<String>)>) -> Outcome {
     let mut worst: Option<Failure> = None;
     for (name, check) in checks {
         match check {
-            Ok(found) => output::print(&format!("check: {name} agrees with the CPU reference ({found})"))?,
+            Ok(found) => output::print(&format!(
+                "check: {name} agrees with the CPU reference ({found})"
+            ))?,
             Err(failure) => {
                 let named = match failure {
-                    Failure::Check(message) => Failure::Check(format!("check of {name}: {message}")),
-                    Failure::Usage(message) => Failure::Usage(format!("check of {name}: {message}")),
+                    Failure::Check(message) => {
+                        Failure::Check(format!("check of {name}: {message}"))
+                    }
+                    Failure::Usage(message) => {
+                        Failure::Usage(format!("check of {name}: {message}"))
+                    }
                 };
                 if let Some(earlier) = worst.replace(named) {
                     output::note(&earlier.to_string());
@@ -278,14 +426,31 @@ fn verdict(checks: Vec<(&str, Outcome<String>)>) -> Outcome {
 }
 
 /// The gradient of y, in the order in which the kernel sees y.
-fn upstream<T: Element>(files: &Files, settings: &Settings, layout: &Layout, asked: Option<DType>) -> Outcome<Vec<T>> {
+fn upstream<T: Element>(
+    files: &Files,
+    settings: &Settings,
+    layout: &Layout,
+    asked: Option<DType>,
+) -> Outcome<Vec<T>> {
     let Some(upstream) = &files.upstream else {
-        return Ok(vec![T::from_f64(settings.upstream.unwrap_or(1.0)); layout.result.iter().product()]);
+        return Ok(vec![
+            T::from_f64(settings.upstream.unwrap_or(1.0));
+            layout.result.iter().product()
+        ]);
     };
     // Dimensions of size 1 do not matter to a reduction's result: with or without keepdims.
-    let squeeze = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
+    let squeeze = |shape: &[usize]| {
+        shape
+            .iter()
+            .copied()
+            .filter(|&n| n != 1)
+            .collect::<Vec<_>>()
+    };
     if upstream.shape != layout.result && squeeze(&upstream.shape) != squeeze(&layout.result) {
-        return Err(Failure::usage(format!("upstream: expected the shape of y, {:?}, got {:?}", layout.result, upstream.shape)));
+        return Err(Failure::usage(format!(
+            "upstream: expected the shape of y, {:?}, got {:?}",
+            layout.result, upstream.shape
+        )));
     }
     // y of turned axes has the kept dimensions in their order, so nothing is to be turned here.
     Ok(convert::<T>("upstream", upstream, asked))
@@ -302,7 +467,11 @@ fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec
         notes.push(format!("{} converted to {}", stored.name(), T::DTYPE));
     }
     if loss.overflowed > 0 {
-        notes.push(format!("{} of {} values overflow to infinity", loss.overflowed, values.len()));
+        notes.push(format!(
+            "{} of {} values overflow to infinity",
+            loss.overflowed,
+            values.len()
+        ));
     }
     if !notes.is_empty() {
         output::note(&format!("{name}: {}", notes.join(", ")));
@@ -312,7 +481,8 @@ fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec
 
 /// A row of the table of outputs.
 fn summary<T: Element>(name: &str, shape: &[usize], values: &[T], file: String) -> Vec<String> {
-    let (mut low, mut high, mut nans, mut infinities) = (f32::INFINITY, f32::NEG_INFINITY, 0usize, 0usize);
+    let (mut low, mut high, mut nans, mut infinities) =
+        (f32::INFINITY, f32::NEG_INFINITY, 0usize, 0usize);
     for value in values.iter().map(|v| v.to_f32()) {
         if value.is_nan() {
             nans += 1;
@@ -322,7 +492,13 @@ fn summary<T: Element>(name: &str, shape: &[usize], values: &[T], file: String) 
             high = high.max(value);
         }
     }
-    let number = |value: f32| if nans == values.len() { "-".to_string() } else { table::short(f64::from(value)) };
+    let number = |value: f32| {
+        if nans == values.len() {
+            "-".to_string()
+        } else {
+            table::short(f64::from(value))
+        }
+    };
     vec![
         name.to_string(),
         format!("{shape:?}"),
@@ -340,20 +516,56 @@ mod tests {
     use super::*;
 
     fn set(kind: SoftmaxKind, texts: &[&str]) -> Outcome<Settings> {
-        Settings::parse(kind, &texts.iter().map(|t| t.to_string()).collect::<Vec<_>>())
+        Settings::parse(
+            kind,
+            &texts.iter().map(|t| t.to_string()).collect::<Vec<_>>(),
+        )
     }
 
     #[test]
     fn parses_settings() {
-        let settings = set(SoftmaxKind::LogSumExp, &["axes=0,-1", "keepdims=true", "scale=0.125", "masked=zero", "upstream=2.5"]).unwrap();
+        let settings = set(
+            SoftmaxKind::LogSumExp,
+            &[
+                "axes=0,-1",
+                "keepdims=true",
+                "scale=0.125",
+                "masked=zero",
+                "upstream=2.5",
+            ],
+        )
+        .unwrap();
         assert_eq!(
             settings,
-            Settings { axes: vec![0, -1], keepdims: true, scale: 0.125, causal: false, masked: MaskedRows::Zero, upstream: Some(2.5) }
+            Settings {
+                axes: vec![0, -1],
+                keepdims: true,
+                scale: 0.125,
+                causal: false,
+                masked: MaskedRows::Zero,
+                upstream: Some(2.5)
+            }
         );
-        for bad in ["axes=", "axes=1,,2", "axis=x", "keepdims=1", "scale=nan", "scale=", "masked=no", "nothing=1", "axis", "upstream=x"] {
+        for bad in [
+            "axes=",
+            "axes=1,,2",
+            "axis=x",
+            "keepdims=1",
+            "scale=nan",
+            "scale=",
+            "masked=no",
+            "nothing=1",
+            "axis",
+            "upstream=x",
+        ] {
             assert!(set(SoftmaxKind::LogSumExp, &[bad]).is_err(), "{bad}");
         }
-        assert!(set(SoftmaxKind::Softmax, &["axes=0"]).unwrap_err().to_string().contains("there is axis, scale"));
+        assert!(
+            set(SoftmaxKind::Softmax, &["axes=0"])
+                .unwrap_err()
+                .to_string()
+                .contains("there is axis, scale")
+        );
         assert!(set(SoftmaxKind::LogSumExp, &["axes=0", "axis=0"]).is_err());
         assert!(set(SoftmaxKind::LogSumExp, &["axis=0", "axis=0"]).is_err());
     }
@@ -363,20 +575,31 @@ mod tests {
         let shape = [2, 3, 4];
         let settings = set(SoftmaxKind::LogSumExp, &["axes=2,0"]).unwrap();
         let layout = Layout::new(SoftmaxKind::LogSumExp, &shape, &settings).unwrap();
-        assert_eq!((layout.shape.clone(), layout.axis, layout.result.clone()), (vec![3, 8], -1, vec![3]));
+        assert_eq!(
+            (layout.shape.clone(), layout.axis, layout.result.clone()),
+            (vec![3, 8], -1, vec![3])
+        );
         let values: Vec<u32> = (0..24).collect();
         let turned = layout.turn(values.clone(), &shape);
         assert_eq!(turned[..8], [0, 1, 2, 3, 12, 13, 14, 15]);
         assert_eq!(layout.turn_back(turned, &shape), values);
         let settings = set(SoftmaxKind::LogSumExp, &["axis=1", "keepdims=true"]).unwrap();
         let layout = Layout::new(SoftmaxKind::LogSumExp, &shape, &settings).unwrap();
-        assert_eq!((layout.shape, layout.axis, layout.result), (vec![2, 3, 4], 1, vec![2, 1, 4]));
+        assert_eq!(
+            (layout.shape, layout.axis, layout.result),
+            (vec![2, 3, 4], 1, vec![2, 1, 4])
+        );
         let twice = set(SoftmaxKind::LogSumExp, &["axes=0,-3"]).unwrap();
         assert!(Layout::new(SoftmaxKind::LogSumExp, &shape, &twice).is_err());
     }
 
     #[test]
     fn names_operations() {
-        assert!(operation("soft").unwrap_err().to_string().contains("there is softmax, log_softmax, logsumexp"));
+        assert!(
+            operation("soft")
+                .unwrap_err()
+                .to_string()
+                .contains("there is softmax, log_softmax, logsumexp")
+        );
     }
 }

@@ -20,7 +20,14 @@ struct Body<'a> {
 pub fn run(device: &str, op: Option<&str>, json: Option<&Path>) -> Outcome {
     let quiet = json.is_some_and(is_stdout);
     let (mut adapters, mut cases, mut broken) = (Vec::new(), Vec::new(), Vec::new());
-    let selectors = if device == "all" { backend::devices().iter().map(|d| d.index.to_string()).collect() } else { vec![device.to_string()] };
+    let selectors = if device == "all" {
+        backend::devices()
+            .iter()
+            .map(|d| d.index.to_string())
+            .collect()
+    } else {
+        vec![device.to_string()]
+    };
     for selector in &selectors {
         let device = match Device::open(selector) {
             Ok(device) => device,
@@ -42,7 +49,15 @@ pub fn run(device: &str, op: Option<&str>, json: Option<&Path>) -> Outcome {
     let (Some(adapter), Some(path)) = (adapters.first(), json) else {
         return judge(&cases, broken.len());
     };
-    Document::new("verify", adapter, Body { adapters: &adapters, cases: &cases }).write(path)?;
+    Document::new(
+        "verify",
+        adapter,
+        Body {
+            adapters: &adapters,
+            cases: &cases,
+        },
+    )
+    .write(path)?;
     judge(&cases, broken.len())
 }
 
@@ -68,8 +83,13 @@ pub fn judge(cases: &[VerifyCase], broken: usize) -> Outcome {
     let failed = cases.iter().filter(|c| !c.ok).count();
     match (failed, broken) {
         (0, 0) => Ok(()),
-        (0, _) => Err(Failure::Check(format!("{broken} devices could not be verified"))),
-        _ => Err(Failure::Check(format!("verify: {failed} of {} cases failed", cases.len()))),
+        (0, _) => Err(Failure::Check(format!(
+            "{broken} devices could not be verified"
+        ))),
+        _ => Err(Failure::Check(format!(
+            "verify: {failed} of {} cases failed",
+            cases.len()
+        ))),
     }
 }
 
@@ -77,14 +97,29 @@ pub fn judge(cases: &[VerifyCase], broken: usize) -> Outcome {
 pub fn text(device: &Device, cases: &[VerifyCase]) -> String {
     let mut groups: Vec<Vec<&VerifyCase>> = Vec::new();
     for case in cases {
-        match groups.iter_mut().find(|g| (&g[0].op, g[0].dtype, g[0].unit) == (&case.op, case.dtype, case.unit)) {
+        match groups
+            .iter_mut()
+            .find(|g| (&g[0].op, g[0].dtype, g[0].unit) == (&case.op, case.dtype, case.unit))
+        {
             Some(group) => group.push(case),
             None => groups.push(vec![case]),
         }
     }
-    let columns = [("op", false), ("dtype", false), ("cases", true), ("worst error", true), ("bound", true), ("unit", false), ("at", false), ("", false)];
+    let columns = [
+        ("op", false),
+        ("dtype", false),
+        ("cases", true),
+        ("worst error", true),
+        ("bound", true),
+        ("unit", false),
+        ("at", false),
+        ("", false),
+    ];
     let rows = groups.iter().map(|group| {
-        let worst = group.iter().max_by(|a, b| severity(a).total_cmp(&severity(b))).unwrap_or(&group[0]);
+        let worst = group
+            .iter()
+            .max_by(|a, b| severity(a).total_cmp(&severity(b)))
+            .unwrap_or(&group[0]);
         let failed = group.iter().filter(|c| !c.ok).count();
         vec![
             worst.op.clone(),
@@ -94,16 +129,29 @@ pub fn text(device: &Device, cases: &[VerifyCase]) -> String {
             table::short(worst.bound),
             worst.unit.to_string(),
             worst.shape.clone(),
-            if failed == 0 { "ok".to_string() } else { format!("{failed} FAILED") },
+            if failed == 0 {
+                "ok".to_string()
+            } else {
+                format!("{failed} FAILED")
+            },
         ]
     });
-    let mut text = format!("Verified on {}:\n{}", device.adapter(), table::table(&columns, rows));
+    let mut text = format!(
+        "Verified on {}:\n{}",
+        device.adapter(),
+        table::table(&columns, rows)
+    );
     for case in cases.iter().filter(|c| !c.ok) {
         text += &format!("\nFAILED {} {} {}", case.op, case.shape, case.dtype);
         if !case.detail.is_empty() {
             text += &format!(" {}", case.detail);
         }
-        text += &format!(": error {} {}, bound {}", table::short(case.max_error), case.unit, table::short(case.bound));
+        text += &format!(
+            ": error {} {}, bound {}",
+            table::short(case.max_error),
+            case.unit,
+            table::short(case.bound)
+        );
         if let Some(message) = &case.message {
             text += &format!("; {message}");
         }
@@ -115,6 +163,12 @@ pub fn text(device: &Device, cases: &[VerifyCase]) -> String {
 /// Failures first, then by how much of the bound is used; a NaN is as bad as it gets.
 fn severity(case: &VerifyCase) -> f64 {
     let used = case.max_error / case.bound;
-    let used = if case.max_error == 0.0 { 0.0 } else if used.is_nan() { f64::INFINITY } else { used };
+    let used = if case.max_error == 0.0 {
+        0.0
+    } else if used.is_nan() {
+        f64::INFINITY
+    } else {
+        used
+    };
     if case.ok { used } else { used + 1e300 }
 }
