@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::{self, Device, DeviceRow};
+use macheps::DeviceInfo;
+
+use crate::backend::{self, Device};
 use crate::failure::Outcome;
 use crate::output;
 use crate::report::{Document, is_stdout};
@@ -12,7 +14,7 @@ use crate::table;
 
 #[derive(Serialize)]
 struct Body<'a> {
-    devices: &'a [DeviceRow],
+    devices: &'a [DeviceInfo],
     default: Default<'a>,
 }
 
@@ -24,10 +26,12 @@ struct Default<'a> {
 
 pub fn run(json: Option<&Path>) -> Outcome {
     let devices = backend::devices();
-    let default = Device::open("auto")?;
+    let default = Device::open("auto");
     if !json.is_some_and(is_stdout) {
-        output::print(&text(&devices, &default))?;
+        // What there is helps most when the default cannot be had.
+        output::print(&text(&devices, default.as_ref().ok()))?;
     }
+    let default = default?;
     if let Some(path) = json {
         let body = Body {
             devices: &devices,
@@ -42,7 +46,7 @@ pub fn run(json: Option<&Path>) -> Outcome {
 }
 
 /// The table of devices and the default choice.
-pub fn text(devices: &[DeviceRow], default: &Device) -> String {
+pub fn text(devices: &[DeviceInfo], default: Option<&Device>) -> String {
     let columns = [
         ("", false),
         ("index", true),
@@ -52,20 +56,19 @@ pub fn text(devices: &[DeviceRow], default: &Device) -> String {
         ("driver", false),
     ];
     let rows = devices.iter().map(|d| {
-        let mark = if d.index == default.index() { "*" } else { "" };
+        let mark = if default.is_some_and(|default| default.index() == d.index) { "*" } else { "" };
         vec![
             mark.to_string(),
             d.index.to_string(),
             d.name.clone(),
-            d.kind.clone(),
+            backend::kind(d.kind).to_string(),
             d.backend.clone(),
             d.driver.clone(),
         ]
     });
-    format!(
-        "{}\n* default: {} ({})",
-        table::table(&columns, rows),
-        default.adapter().name,
-        default.reason()
-    )
+    let mut text = table::table(&columns, rows);
+    if let Some(default) = default {
+        text += &format!("\n* default: {} ({})", default.adapter().name, default.reason());
+    }
+    text
 }

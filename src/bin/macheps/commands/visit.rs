@@ -10,7 +10,7 @@ pub fn run() -> Outcome {
     output::print(&format!(
         "macheps {}\n\n{}\n",
         env!("CARGO_PKG_VERSION"),
-        devices::text(&backend::devices(), &device)
+        devices::text(&backend::devices(), Some(&device))
     ))?;
     let verified = verify::verify(&device, None)?;
     output::print(&verify::text(&device, &verified))?;
