@@ -1,10 +1,34 @@
-//! WGSL compute kernels for numerics that stay right.
+//! WGSL compute kernels for numerics that stay right: stable softmax, log-softmax and log-sum-exp on any wgpu device, with a
+//! CPU path that needs no driver, and with every GPU result checkable against a CPU reference within a stated bound.
+//!
+//! ```
+//! let ctx = macheps::Context::new()?;
+//! let y = macheps::softmax(&ctx, &[1.0f32, 2.0, 3.0], &[3])?;
+//! # assert!((y[2] - 0.66524094).abs() < 1e-7);
+//! # Ok::<(), macheps::Error>(())
+//! ```
+//!
+//! There are three grips on the same kernels: one-shots from host data to host data ([`softmax`], [`ops::softmax::forward`]),
+//! tensors that stay on the device ([`Context::upload`], [`Context::chain`]), and kernels bound to your own buffers and
+//! recorded into your own command encoder ([`Softmax`]).
 
+pub mod context;
 pub mod element;
 pub mod error;
+pub mod gpu;
 pub mod ops;
 pub mod rows;
+pub mod tensor;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use context::devices;
+pub use context::{Context, ContextOptions, CrossCheck, OnDeviceLost, devices_async};
 pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
+pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
+pub use ops::softmax::{MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::softmax::{log_softmax, logsumexp, softmax};
+pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};
+pub use tensor::{Chain, Tensor};
 pub use wgpu;

@@ -116,8 +116,8 @@ fn cut(
     let slack = budget.alignment + 16;
     let room = budget.binding.saturating_sub(slack);
     let rows: usize = dims.iter().map(|d| d[0].size).product();
-    let fits = |spans: &mut dyn Iterator<Item = u64>| spans.all(|s| s <= room);
-    let whole = fits(&mut tensors.iter().enumerate().map(|(t, x)| span(x, t, dims)));
+    let fits = |dims: &[Vec<RowDim>]| tensors.iter().enumerate().all(|(t, x)| span(x, t, dims) <= room);
+    let whole = fits(dims);
     let small = rows as u64 <= budget.rows && (rows as u64).saturating_mul(len as u64) <= budget.elements;
     if whole && (small || rows == 1) {
         windows.push(window(tensors, budget, dims, starts, first_row, rows));
@@ -140,7 +140,7 @@ fn cut(
     }
     count = count.min(budget.rows / inner_rows as u64).min(budget.elements / (inner_rows as u64 * len.max(1) as u64));
     // An index that alone is too much for one dispatch is cut further inside.
-    let deeper = count == 0 && !(inner.is_empty() && fits(&mut tensors.iter().enumerate().map(|(t, x)| span(x, t, inner))));
+    let deeper = count == 0 && !(inner.is_empty() && fits(inner));
     let count = count.max(1) as usize;
     for begin in (0..outer[0].size).step_by(count) {
         let taken = count.min(outer[0].size - begin);
