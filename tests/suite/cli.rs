@@ -47,10 +47,12 @@ fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
     let output = macheps(args);
     let said = stderr(&output);
     assert_eq!(code(&output), 2, "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    // Drivers may have something to say beside us when devices are listed.
+    let ours: Vec<&str> = said.lines().filter(|line| line.starts_with("macheps: ")).collect();
+    assert_eq!(ours.len(), 1, "{said}");
     assert!(stdout(&output).is_empty(), "{}", stdout(&output));
     for part in parts {
-        assert!(said.contains(part), "{said:?} should contain {part:?}");
+        assert!(ours[0].contains(part), "{said:?} should contain {part:?}");
     }
 }
 
