@@ -1,9 +1,11 @@
 //! Every call into the library that the commands make, and nothing else.
 
-use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element};
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
+use macheps::{
+    Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element,
+};
 
 use crate::failure::{Failure, Outcome};
 use crate::report::{Adapter, BenchCase, VerifyCase};
@@ -45,7 +47,10 @@ impl Device {
     /// Opens the device that `--device` names.
     pub fn open(selector: &str) -> Outcome<Device> {
         let Ok(device) = selector.parse::<DeviceSelector>();
-        let options = ContextOptions { device, ..Default::default() };
+        let options = ContextOptions {
+            device,
+            ..Default::default()
+        };
         let context = Context::with_options(options)?;
         let info = &context.choice().device;
         let adapter = Adapter {
@@ -73,28 +78,62 @@ impl Device {
 
     /// Computes y.
     pub fn forward<T: Element>(&self, p: &Problem<T>) -> Outcome<Vec<T>> {
-        Ok(softmax::forward(&self.context, p.kind, &p.input(), &p.options)?)
+        Ok(softmax::forward(
+            &self.context,
+            p.kind,
+            &p.input(),
+            &p.options,
+        )?)
     }
 
     /// Computes the gradient of x.
     pub fn backward<T: Element>(&self, p: &Problem<T>, upstream: &[T]) -> Outcome<Vec<T>> {
-        Ok(softmax::backward(&self.context, p.kind, &p.input(), upstream, &p.options)?)
+        Ok(softmax::backward(
+            &self.context,
+            p.kind,
+            &p.input(),
+            upstream,
+            &p.options,
+        )?)
     }
 
     /// Compares y with the CPU reference within the stated bound; says how close it is.
     pub fn check_forward<T: Element>(&self, p: &Problem<T>, y: &[T]) -> Outcome<String> {
         let maps = Maps::new(p)?;
-        let want = reference::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &maps.y);
+        let want = reference::forward(
+            p.kind,
+            p.x,
+            &maps.x,
+            maps.mask(p),
+            &p.options,
+            maps.queries,
+            &maps.y,
+        );
         self.judge(&want, y, Quantity::Forward(p.kind), |context| {
             softmax::forward(context, p.kind, &p.input(), &p.options).map(drop)
         })
     }
 
     /// The same for a gradient.
-    pub fn check_backward<T: Element>(&self, p: &Problem<T>, upstream: &[T], grad: &[T]) -> Outcome<String> {
+    pub fn check_backward<T: Element>(
+        &self,
+        p: &Problem<T>,
+        upstream: &[T],
+        grad: &[T],
+    ) -> Outcome<String> {
         let maps = Maps::new(p)?;
         let (mask, options) = (maps.mask(p), &p.options);
-        let want = reference::backward(p.kind, p.x, &maps.x, mask, upstream, &maps.y, options, maps.queries, &maps.x);
+        let want = reference::backward(
+            p.kind,
+            p.x,
+            &maps.x,
+            mask,
+            upstream,
+            &maps.y,
+            options,
+            maps.queries,
+            &maps.x,
+        );
         self.judge(&want, grad, Quantity::Backward(p.kind), |context| {
             softmax::backward(context, p.kind, &p.input(), upstream, options).map(drop)
         })
@@ -112,16 +151,24 @@ impl Device {
         let (accuracy, outcome) = match want.check(got, quantity, Accuracy::Standard) {
             Err(_) if self.context.gpu().is_some() => {
                 again(&self.context.clone().with_cross_check(CrossCheck::Full))?;
-                (Accuracy::Relaxed, want.check(got, quantity, Accuracy::Relaxed))
+                (
+                    Accuracy::Relaxed,
+                    want.check(got, quantity, Accuracy::Relaxed),
+                )
             }
             outcome => (Accuracy::Standard, outcome),
         };
-        let bound = if accuracy == Accuracy::Relaxed { "relaxed bound" } else { "bound" };
+        let bound = if accuracy == Accuracy::Relaxed {
+            "relaxed bound"
+        } else {
+            "bound"
+        };
         match outcome {
             // Where the terms of a gradient cancel, units in the last place of the difference say nothing.
-            Ok(worst) if matches!(quantity, Quantity::Backward(_)) => {
-                Ok(format!("largest error {} of the {bound}", table::percent(worst.of_bound)))
-            }
+            Ok(worst) if matches!(quantity, Quantity::Backward(_)) => Ok(format!(
+                "largest error {} of the {bound}",
+                table::percent(worst.of_bound)
+            )),
             Ok(worst) => {
                 let (ulp, used) = (table::short(worst.ulp), table::percent(worst.of_bound));
                 Ok(format!("largest error {ulp} ulp, {used} of the {bound}"))

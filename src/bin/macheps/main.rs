@@ -21,7 +21,9 @@ fn main() -> ExitCode {
     let cli = args::Cli::parse();
     // Drivers chatter on every level below `error`, and wgpu's drivers' side calls an absent backend an error.
     let filter = env_logger::Env::default().default_filter_or("error,wgpu_hal=off");
-    env_logger::Builder::from_env(filter).target(env_logger::Target::Stderr).init();
+    env_logger::Builder::from_env(filter)
+        .target(env_logger::Target::Stderr)
+        .init();
     match commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

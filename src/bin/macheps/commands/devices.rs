@@ -56,7 +56,11 @@ pub fn text(devices: &[DeviceInfo], default: Option<&Device>) -> String {
         ("driver", false),
     ];
     let rows = devices.iter().map(|d| {
-        let mark = if default.is_some_and(|default| default.index() == d.index) { "*" } else { "" };
+        let mark = if default.is_some_and(|default| default.index() == d.index) {
+            "*"
+        } else {
+            ""
+        };
         vec![
             mark.to_string(),
             d.index.to_string(),
@@ -68,7 +72,11 @@ pub fn text(devices: &[DeviceInfo], default: Option<&Device>) -> String {
     });
     let mut text = table::table(&columns, rows);
     if let Some(default) = default {
-        text += &format!("\n* default: {} ({})", default.adapter().name, default.reason());
+        text += &format!(
+            "\n* default: {} ({})",
+            default.adapter().name,
+            default.reason()
+        );
     }
     text
 }
