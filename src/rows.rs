@@ -29,7 +29,7 @@ pub struct RowMap {
 pub fn contiguous_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for d in (0..shape.len().saturating_sub(1)).rev() {
-        strides[d] = strides[d + 1].saturating_mul(shape[d + 1].max(1));
+        strides[d] = strides[d + 1].saturating_mul(shape[d + 1]);
     }
     strides
 }
@@ -135,6 +135,13 @@ mod tests {
         assert_eq!(map.end(), 24);
         assert!(RowMap::contiguous(&[2, 3, 4], 2).is_contiguous());
         assert!(!map.is_contiguous());
+    }
+
+    #[test]
+    fn empty_rows_start_inside() {
+        let map = RowMap::contiguous(&[3, 0], 1);
+        assert_eq!((map.rows(), map.start(2), map.end()), (3, 0, 0));
+        assert!(map.is_contiguous());
     }
 
     #[test]
