@@ -3,9 +3,7 @@
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
-use macheps::{
-    Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element,
-};
+use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element};
 
 use crate::failure::{Failure, Outcome};
 use crate::report::{Adapter, BenchCase, VerifyCase};
@@ -78,12 +76,7 @@ impl Device {
 
     /// Computes y.
     pub fn forward<T: Element>(&self, p: &Problem<T>) -> Outcome<Vec<T>> {
-        Ok(softmax::forward(
-            &self.context,
-            p.kind,
-            &p.input(),
-            &p.options,
-        )?)
+        Ok(softmax::forward(&self.context, p.kind, &p.input(), &p.options)?)
     }
 
     /// Computes the gradient of x.
@@ -100,27 +93,14 @@ impl Device {
     /// Compares y with the CPU reference within the stated bound; says how close it is.
     pub fn check_forward<T: Element>(&self, p: &Problem<T>, y: &[T]) -> Outcome<String> {
         let maps = Maps::new(p)?;
-        let want = reference::forward(
-            p.kind,
-            p.x,
-            &maps.x,
-            maps.mask(p),
-            &p.options,
-            maps.queries,
-            &maps.y,
-        );
+        let want = reference::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &maps.y);
         self.judge(&want, y, Quantity::Forward(p.kind), |context| {
             softmax::forward(context, p.kind, &p.input(), &p.options).map(drop)
         })
     }
 
     /// The same for a gradient.
-    pub fn check_backward<T: Element>(
-        &self,
-        p: &Problem<T>,
-        upstream: &[T],
-        grad: &[T],
-    ) -> Outcome<String> {
+    pub fn check_backward<T: Element>(&self, p: &Problem<T>, upstream: &[T], grad: &[T]) -> Outcome<String> {
         let maps = Maps::new(p)?;
         let (mask, options) = (maps.mask(p), &p.options);
         let want = reference::backward(
@@ -151,10 +131,7 @@ impl Device {
         let (accuracy, outcome) = match want.check(got, quantity, Accuracy::Standard) {
             Err(_) if self.context.gpu().is_some() => {
                 again(&self.context.clone().with_cross_check(CrossCheck::Full))?;
-                (
-                    Accuracy::Relaxed,
-                    want.check(got, quantity, Accuracy::Relaxed),
-                )
+                (Accuracy::Relaxed, want.check(got, quantity, Accuracy::Relaxed))
             }
             outcome => (Accuracy::Standard, outcome),
         };
