@@ -84,11 +84,14 @@ impl std::fmt::Display for DType {
 impl std::str::FromStr for DType {
     type Err = crate::Error;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        DType::ALL.into_iter().find(|d| d.name() == s).ok_or_else(|| crate::Error::Option {
-            name: "dtype",
-            expected: "f32, f16 or bf16",
-            got: s.to_string(),
-        })
+        DType::ALL
+            .into_iter()
+            .find(|d| d.name() == s)
+            .ok_or_else(|| crate::Error::Option {
+                name: "dtype",
+                expected: "f32, f16 or bf16",
+                got: s.to_string(),
+            })
     }
 }
 
@@ -129,6 +132,19 @@ impl Element for f32 {
     }
 }
 
+/// An f64 as f32 such that a second rounding, to a type with at least two bits fewer, gives what a single one would:
+/// inexact values go to the neighbour with an odd significand.
+#[inline(always)]
+fn round_to_odd(value: f64) -> f32 {
+    let nearest = value as f32;
+    if nearest as f64 == value || value.is_nan() {
+        return nearest;
+    }
+    // Towards zero, then odd. From an infinity this steps to the largest finite number, which is odd.
+    let truncated = nearest.to_bits() - u32::from((nearest as f64).abs() > value.abs());
+    f32::from_bits(truncated | 1)
+}
+
 macro_rules! half_element {
     ($type:ty, $dtype:expr) => {
         impl Element for $type {
@@ -143,10 +159,42 @@ macro_rules! half_element {
             }
             #[inline(always)]
             fn from_f64(value: f64) -> Self {
-                <$type>::from_f64(value)
+                // `half` drops the lower half of an f64's significand, or rounds twice where the CPU converts.
+                <$type>::from_f32(round_to_odd(value))
             }
         }
     };
 }
 half_element!(f16, DType::F16);
 half_element!(bf16, DType::Bf16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_f64_once() {
+        let tie = 1.0 + 2f64.powi(-11);
+        for (value, expected) in [
+            (tie, 0x3c00),
+            (tie + 2f64.powi(-45), 0x3c01),
+            (tie - 2f64.powi(-45), 0x3c00),
+            (-tie - 2f64.powi(-45), 0xbc01),
+            (65520.0 - 2f64.powi(-30), 0x7bff),
+            (65520.0, 0x7c00),
+            (1e300, 0x7c00),
+            (f64::NEG_INFINITY, 0xfc00),
+            (2f64.powi(-25), 0),
+            (2f64.powi(-25) + 2f64.powi(-70), 1),
+            (1e-300, 0),
+            (-0.0, 0x8000),
+        ] {
+            assert_eq!(<f16 as Element>::from_f64(value).to_bits(), expected, "{value:e}");
+        }
+        let tie = 1.0 + 2f64.powi(-8);
+        assert_eq!(<bf16 as Element>::from_f64(tie + 2f64.powi(-50)).to_bits(), 0x3f81);
+        assert_eq!(<bf16 as Element>::from_f64(tie).to_bits(), 0x3f80);
+        assert_eq!(<bf16 as Element>::from_f64(f32::MAX as f64).to_bits(), 0x7f80);
+        assert!(<f16 as Element>::from_f64(f64::NAN).is_nan() && <bf16 as Element>::from_f64(f64::NAN).is_nan());
+    }
+}

@@ -12,6 +12,8 @@
 //! tensors that stay on the device ([`Context::upload`], [`Context::chain`]), and kernels bound to your own buffers and
 //! recorded into your own command encoder ([`Softmax`]).
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod bench;
 pub mod context;
 pub mod element;
 pub mod error;
@@ -19,6 +21,8 @@ pub mod gpu;
 pub mod ops;
 pub mod rows;
 pub mod tensor;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod verify;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::devices;
@@ -27,7 +31,9 @@ pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
-pub use ops::softmax::{MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy};
+pub use ops::softmax::{
+    MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
+};
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::softmax::{log_softmax, logsumexp, softmax};
 pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};

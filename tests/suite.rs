@@ -1,7 +1,25 @@
-//! suite
+//! The one test binary: every module is a file of tests/suite. Modules named `gpu_*` run on every adapter found.
+
+#[path = "suite/adapters.rs"]
+mod adapters;
+#[cfg(feature = "cli")]
+#[path = "suite/cli.rs"]
+mod cli;
+#[path = "suite/cpu_softmax.rs"]
+mod cpu_softmax;
+#[path = "suite/data.rs"]
+mod data;
 #[path = "suite/elementary.rs"]
-mod elementary;
+mod gpu_elementary;
+#[path = "suite/probe.rs"]
+mod gpu_probe;
+#[path = "suite/gpu_softmax.rs"]
+mod gpu_softmax;
 #[path = "suite/gpus.rs"]
 mod gpus;
-#[path = "suite/probe.rs"]
-mod probe;
+#[path = "suite/hard_rows.rs"]
+mod hard_rows;
+#[path = "suite/house.rs"]
+mod house;
+#[path = "suite/onnx.rs"]
+mod onnx;

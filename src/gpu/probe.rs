@@ -110,13 +110,7 @@ pub struct Fact {
 }
 
 impl Fact {
-    fn new(
-        id: &'static str,
-        group: &'static str,
-        what: &'static str,
-        value: Value,
-        verdict: Verdict,
-    ) -> Fact {
+    fn new(id: &'static str, group: &'static str, what: &'static str, value: Value, verdict: Verdict) -> Fact {
         Fact {
             id,
             group,
@@ -193,12 +187,7 @@ impl fmt::Display for ProbeReport {
             };
             writeln!(f, "  {mark:<6}  {:<width$}  {}", fact.what, fact.value)?;
         }
-        let count = |verdict| {
-            self.facts
-                .iter()
-                .filter(|fact| fact.verdict == verdict)
-                .count()
-        };
+        let count = |verdict| self.facts.iter().filter(|fact| fact.verdict == verdict).count();
         writeln!(
             f,
             "\n{} ok, {} beware, {} for information",
@@ -498,8 +487,7 @@ fn host_facts() -> Vec<u32> {
     ] = fact_operands().map(black_box);
     let flag = |b: bool| f32::from_bits(u32::from(b));
     #[allow(clippy::eq_op)]
-    let (differs, equals, inf_difference, nan_difference) =
-        (nan != nan, nan == nan, inf - inf, nan - nan);
+    let (differs, equals, inf_difference, nan_difference) = (nan != nan, nan == nan, inf - inf, nan - nan);
     [
         flag(differs),
         flag(equals),
@@ -527,13 +515,7 @@ fn host_facts() -> Vec<u32> {
         tiny * two,
         smallest * half,
         flag(tiny > 0.0),
-        flag(
-            nan.is_nan()
-                && inf.is_infinite()
-                && neg_inf.is_infinite()
-                && tiny.is_finite()
-                && !nan.is_finite(),
-        ),
+        flag(nan.is_nan() && inf.is_infinite() && neg_inf.is_infinite() && tiny.is_finite() && !nan.is_finite()),
         nan.tanh(),
         nan.ln(),
     ]
@@ -579,12 +561,7 @@ fn special_fact(slot: usize, bits: u32) -> Fact {
 fn pairs() -> (Vec<f32>, Vec<f32>) {
     let mut random = Random(77);
     (0..PAIRS)
-        .map(|_| {
-            (
-                random.signed_binades(-12, 12),
-                random.signed_binades(-12, 12),
-            )
-        })
+        .map(|_| (random.signed_binades(-12, 12), random.signed_binades(-12, 12)))
         .unzip()
 }
 
@@ -626,40 +603,19 @@ fn narrowing() -> [Narrowing; 5] {
         Narrowing {
             packed: ("pack_overflow", "pack2x16float: overflow becomes infinity"),
             native: ("native_overflow", "native store: overflow becomes infinity"),
-            inputs: vec![
-                65504.0,
-                65519.0,
-                65520.0,
-                65536.0,
-                1e9,
-                f32::MAX,
-                -65520.0,
-                -1e9,
-            ],
+            inputs: vec![65504.0, 65519.0, 65520.0, 65536.0, 1e9, f32::MAX, -65520.0, -1e9],
         },
         Narrowing {
-            packed: (
-                "pack_subnormals",
-                "pack2x16float: subnormal results are kept",
-            ),
-            native: (
-                "native_subnormals",
-                "native store: subnormal results are kept",
-            ),
+            packed: ("pack_subnormals", "pack2x16float: subnormal results are kept"),
+            native: ("native_subnormals", "native store: subnormal results are kept"),
             inputs: (0..64)
                 .map(|i| (i as f32 * 16.5 + 0.75) * unit)
                 .chain([0.5 * unit, 0.51 * unit, 1.5 * unit, -unit])
                 .collect(),
         },
         Narrowing {
-            packed: (
-                "pack_non_finite",
-                "pack2x16float: NaN and infinities are kept",
-            ),
-            native: (
-                "native_non_finite",
-                "native store: NaN and infinities are kept",
-            ),
+            packed: ("pack_non_finite", "pack2x16float: NaN and infinities are kept"),
+            native: ("native_non_finite", "native store: NaN and infinities are kept"),
             inputs: vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0],
         },
     ]
@@ -667,10 +623,7 @@ fn narrowing() -> [Narrowing; 5] {
 
 /// All narrowing inputs in a row, padded to whole words.
 fn narrowing_inputs() -> Vec<f32> {
-    let mut all: Vec<f32> = narrowing()
-        .into_iter()
-        .flat_map(|kind| kind.inputs)
-        .collect();
+    let mut all: Vec<f32> = narrowing().into_iter().flat_map(|kind| kind.inputs).collect();
     all.resize(all.len().next_multiple_of(2), 0.0);
     all
 }
@@ -695,10 +648,7 @@ fn narrowing_facts(native: bool, results: Option<&[u16]>, facts: &mut Vec<Fact>)
                 match wrong {
                     None => (Value::Bool(true), Verdict::Ok),
                     Some((x, &bits)) => (
-                        Value::Text(format!(
-                            "no: {x:e} becomes {:e}",
-                            half::f16::from_bits(bits).to_f32()
-                        )),
+                        Value::Text(format!("no: {x:e} becomes {:e}", half::f16::from_bits(bits).to_f32())),
                         Verdict::Beware,
                     ),
                 }
@@ -730,11 +680,7 @@ fn widening_fact(id: &'static str, what: &'static str, results: Option<&[f32]>) 
                 .count();
             (
                 Value::Number(wrong as f64),
-                if wrong == 0 {
-                    Verdict::Ok
-                } else {
-                    Verdict::Beware
-                },
+                if wrong == 0 { Verdict::Ok } else { Verdict::Beware },
             )
         }
     };
@@ -799,11 +745,7 @@ impl Answers {
         facts.push(widening_fact("unpack_wrong", what, Some(&self.unpacked)));
         narrowing_facts(true, self.native_narrow.as_deref(), &mut facts);
         let what = "native load: wrong of 65,536";
-        facts.push(widening_fact(
-            "native_load_wrong",
-            what,
-            self.native_wide.as_deref(),
-        ));
+        facts.push(widening_fact("native_load_wrong", what, self.native_wide.as_deref()));
         let done = Value::Number(f64::from(self.iterations));
         let what = "iterations done of a loop of 100,000";
         let verdict = judged(self.iterations == ITERATIONS);
@@ -838,9 +780,7 @@ impl Answers {
                 let value = exact(f64::from(a), f64::from(b));
                 value - f64::from(value as f32)
             });
-            let inexact = errors
-                .zip(&self.transforms)
-                .filter(|&(error, _)| error != 0.0);
+            let inexact = errors.zip(&self.transforms).filter(|&(error, _)| error != 0.0);
             let (mut right, mut all) = (0, 0);
             for (error, row) in inexact {
                 all += 1;
@@ -877,10 +817,7 @@ impl Answers {
         }
         let exact = 2.5e7 + (TERMS - 1) as f64;
         let sums = [
-            (
-                "sum_naive",
-                "naive sum of 25,000,000 and 20,000 ones, relative error",
-            ),
+            ("sum_naive", "naive sum of 25,000,000 and 20,000 ones, relative error"),
             ("kahan_plain", "the same by Kahan, written plainly"),
             ("kahan_barrier", "the same by Kahan, behind the barrier"),
         ];
@@ -889,10 +826,7 @@ impl Answers {
                 None => (not_available("shaders only"), Verdict::Info),
                 // A naive sum is expected to be wrong.
                 Some(error) if id == "sum_naive" => (Value::Number(error), Verdict::Info),
-                Some(error) => (
-                    Value::Number(error),
-                    judged(error <= f64::from(f32::EPSILON)),
-                ),
+                Some(error) => (Value::Number(error), judged(error <= f64::from(f32::EPSILON))),
             };
             facts.push(Fact::new(id, ARITHMETIC, what, value, verdict));
         }
@@ -914,12 +848,8 @@ impl Answers {
                     Value::Text("not the same everywhere".into())
                 };
                 let mut lanes = lanes.iter().zip(0u32..);
-                let ordered =
-                    same && lanes.all(|(lane, i)| lane[1] == i % width && lane[2] == i - i % width);
-                (
-                    (size, Verdict::Info),
-                    (Value::Bool(ordered), judged(ordered)),
-                )
+                let ordered = same && lanes.all(|(lane, i)| lane[1] == i % width && lane[2] == i - i % width);
+                ((size, Verdict::Info), (Value::Bool(ordered), judged(ordered)))
             }
         };
         [
@@ -948,30 +878,15 @@ impl Answers {
                     _ => format!("{read:#x}, which is not in the buffer"),
                 };
                 let write = match words.iter().rposition(|&word| word == STRAY_VALUE) {
-                    Some(i) => (
-                        Value::Text(format!("element {i} of {}", words.len())),
-                        Verdict::Beware,
-                    ),
+                    Some(i) => (Value::Text(format!("element {i} of {}", words.len())), Verdict::Beware),
                     None => (Value::Text("nowhere in the buffer".into()), Verdict::Info),
                 };
                 ((Value::Text(from), Verdict::Info), write)
             }
         };
         [
-            Fact::new(
-                "stray_read",
-                EXECUTION,
-                "read past the end gives",
-                read.0,
-                read.1,
-            ),
-            Fact::new(
-                "stray_write",
-                EXECUTION,
-                "write past the end goes to",
-                write.0,
-                write.1,
-            ),
+            Fact::new("stray_read", EXECUTION, "read past the end gives", read.0, read.1),
+            Fact::new("stray_write", EXECUTION, "write past the end goes to", write.0, write.1),
         ]
     }
 }
@@ -1030,9 +945,7 @@ pub fn cpu() -> ProbeReport {
             .iter()
             .map(|&x| half::f16::from_f32(x).to_bits())
             .collect(),
-        unpacked: (0..=u16::MAX)
-            .map(|bits| half::f16::from_bits(bits).to_f32())
-            .collect(),
+        unpacked: (0..=u16::MAX).map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
         native_narrow: None,
         native_wide: None,
         lanes: None,
@@ -1054,24 +967,15 @@ fn source() -> String {
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
+    bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
+    bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
 }
 
 fn halves(bytes: &[u8]) -> Vec<u16> {
-    bytes
-        .chunks_exact(2)
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
+    bytes.chunks_exact(2).map(bytemuck::pod_read_unaligned).collect()
 }
 
 /// Operands and size of the output of one dispatch of the probe shader.
@@ -1236,10 +1140,7 @@ impl Gpu {
         } else {
             1
         };
-        let mut bindings: Vec<(&str, &[u8])> = vec![
-            ("params", bytemuck::cast_slice(&params)),
-            ("results", &results),
-        ];
+        let mut bindings: Vec<(&str, &[u8])> = vec![("params", bytemuck::cast_slice(&params)), ("results", &results)];
         bindings.extend(
             [("xs", ask.xs), ("ys", ask.ys)]
                 .into_iter()
@@ -1253,10 +1154,7 @@ impl Gpu {
     /// 1e-40 after a load and a store as f32.
     async fn copy_subnormal(&self) -> Result<f32> {
         let loads = [1e-40f32; 4];
-        let bindings: [(&str, &[u8]); 2] = [
-            ("loads", bytemuck::cast_slice(&loads)),
-            ("stores", &[0; 16]),
-        ];
+        let bindings: [(&str, &[u8]); 2] = [("loads", bytemuck::cast_slice(&loads)), ("stores", &[0; 16])];
         let bytes = self
             .run_once_start(&source(), "copy", &bindings, "stores", 1)?
             .ready()
@@ -1264,13 +1162,7 @@ impl Gpu {
         Ok(floats(&bytes)[0])
     }
 
-    async fn ask_f16(
-        &self,
-        entry: &str,
-        words: &[u8],
-        halves: &[u8],
-        output: &str,
-    ) -> Result<Vec<u8>> {
+    async fn ask_f16(&self, entry: &str, words: &[u8], halves: &[u8], output: &str) -> Result<Vec<u8>> {
         let bindings = [("words", words), ("halves", halves)];
         let workgroups = (halves.len() / 2).div_ceil(64) as u32;
         let source = include_str!("../../shaders/probe_f16.wgsl");
@@ -1281,9 +1173,7 @@ impl Gpu {
 
     async fn lanes(&self) -> Result<Option<Vec<[u32; 3]>>> {
         // Browsers demand `enable subgroups;`, which naga, the reader of all shaders here, does not know.
-        if cfg!(target_arch = "wasm32")
-            || !self.device().features().contains(wgpu::Features::SUBGROUP)
-        {
+        if cfg!(target_arch = "wasm32") || !self.device().features().contains(wgpu::Features::SUBGROUP) {
             return Ok(None);
         }
         let zeros = [0u8; 64 * 3 * 4];
@@ -1293,10 +1183,7 @@ impl Gpu {
             .ready()
             .await?;
         Ok(Some(
-            words(&bytes)
-                .chunks_exact(3)
-                .map(|c| [c[0], c[1], c[2]])
-                .collect(),
+            words(&bytes).chunks_exact(3).map(|c| [c[0], c[1], c[2]]).collect(),
         ))
     }
 }

@@ -44,11 +44,7 @@ fn evaluate(@builtin(global_invocation_id) id: vec3<u32>) {{
         let bytes = gpu
             .run_once(&source, "evaluate", &bindings, "ys", workgroups)
             .expect("the kernel runs");
-        results.extend(
-            bytes
-                .chunks_exact(4)
-                .map(bytemuck::pod_read_unaligned::<u32>),
-        );
+        results.extend(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned::<u32>));
     }
     results
 }
@@ -86,10 +82,7 @@ fn boundaries() -> Vec<f32> {
 
 /// At least 1.3 million f32: all bit patterns at a stride, dense rows over the ordinary ranges, and 129 neighbours of every boundary.
 fn samples() -> Vec<u32> {
-    let mut bits: Vec<u32> = (0..u64::from(u32::MAX))
-        .step_by(4093)
-        .map(|b| b as u32)
-        .collect();
+    let mut bits: Vec<u32> = (0..u64::from(u32::MAX)).step_by(4093).map(|b| b as u32).collect();
     bits.extend((0..200_000).map(|i| (-110.0 + i as f32 * 0.0011).to_bits()));
     bits.extend((0..100_000).map(|i| (0.4 + i as f32 * 1.3e-5).to_bits()));
     for boundary in boundaries() {
@@ -155,12 +148,11 @@ fn check(
         } else {
             ulp
         };
-        let error =
-            if got.is_infinite() && want.abs() >= 2f64.powi(128) && (got < 0.0) == (want < 0.0) {
-                0.0
-            } else {
-                (value - want).abs() / ulp
-            };
+        let error = if got.is_infinite() && want.abs() >= 2f64.powi(128) && (got < 0.0) == (want < 0.0) {
+            0.0
+        } else {
+            (value - want).abs() / ulp
+        };
         if want.abs() < f64::from(f32::MIN_POSITIVE) {
             assert!(got == 0.0 || error <= 2.0, "{}", place());
         } else if error > worst.0 {
@@ -212,8 +204,7 @@ fn exp_parts_are_a_better_exp() {
     let xs: Vec<u32> = (0..=400_000)
         .map(|i| (-104.0f32 + i as f32 * 0.00048).to_bits())
         .collect();
-    let expression =
-        "bitcast<u32>(m_scale2(m_exp_parts(x, zero).high, m_exp_parts(x, zero).exponent, zero))";
+    let expression = "bitcast<u32>(m_scale2(m_exp_parts(x, zero).high, m_exp_parts(x, zero).exponent, zero))";
     for gpu in gpus() {
         let results = evaluate(gpu, expression, &xs, &xs);
         check("m_exp_parts", gpu, &xs, &xs, &results, |x, _| x.exp(), 1.0);
@@ -324,10 +315,7 @@ fn transforms_are_free_of_error() {
             let highs = evaluate(gpu, &format!("bitcast<u32>({call}{high})"), &xs, &ys);
             let lows = evaluate(gpu, &format!("bitcast<u32>({call}{low})"), &xs, &ys);
             for (i, (high, low)) in highs.into_iter().zip(lows).enumerate() {
-                let (a, b) = (
-                    f64::from(f32::from_bits(xs[i])),
-                    f64::from(f32::from_bits(ys[i])),
-                );
+                let (a, b) = (f64::from(f32::from_bits(xs[i])), f64::from(f32::from_bits(ys[i])));
                 let Some(want) = exact(a, b) else { continue };
                 let (high, low) = (f32::from_bits(high), f32::from_bits(low));
                 let place = format!("{call} of {a:e}, {b:e} on {}", gpu.info().label());
@@ -374,12 +362,7 @@ fn compensated_sums_keep_what_naive_ones_lose() {
     for gpu in gpus() {
         for expression in &cases {
             let got = evaluate(gpu, expression, &[big.to_bits()], &[(-big).to_bits()])[0];
-            assert_eq!(
-                f32::from_bits(got),
-                16.0,
-                "{expression} on {}",
-                gpu.info().label()
-            );
+            assert_eq!(f32::from_bits(got), 16.0, "{expression} on {}", gpu.info().label());
         }
     }
 }
@@ -434,15 +417,12 @@ fn ordered_integers_follow_the_numbers() {
 #[test]
 fn classes_are_told_by_bits() {
     let xs = samples();
-    let expression =
-        "select(0u, 1u, is_nan(x)) | select(0u, 2u, is_inf(x)) | select(0u, 4u, is_finite(x))";
+    let expression = "select(0u, 1u, is_nan(x)) | select(0u, 2u, is_inf(x)) | select(0u, 4u, is_finite(x))";
     for gpu in gpus() {
         let got = evaluate(gpu, expression, &xs, &xs);
         for (&x, got) in xs.iter().zip(got) {
             let x = f32::from_bits(x);
-            let want = u32::from(x.is_nan())
-                | (u32::from(x.is_infinite()) << 1)
-                | (u32::from(x.is_finite()) << 2);
+            let want = u32::from(x.is_nan()) | (u32::from(x.is_infinite()) << 1) | (u32::from(x.is_finite()) << 2);
             assert_eq!(got, want, "{:#x} on {}", x.to_bits(), gpu.info().label());
         }
         let constants = evaluate(
@@ -458,10 +438,7 @@ fn classes_are_told_by_bits() {
 /// f32 inputs for narrowing: bit patterns at a stride, every f16 and bf16, every midpoint between neighbours with the f32 on
 /// either side of it, and the edges.
 fn narrowing() -> Vec<u32> {
-    let mut bits: Vec<u32> = (0..u64::from(u32::MAX))
-        .step_by(6007)
-        .map(|b| b as u32)
-        .collect();
+    let mut bits: Vec<u32> = (0..u64::from(u32::MAX)).step_by(6007).map(|b| b as u32).collect();
     for h in 0..=u16::MAX {
         let x = half::f16::from_bits(h).to_f32();
         bits.push(x.to_bits());
@@ -542,12 +519,7 @@ fn packed_words_hold_two() {
             let low = evaluate(gpu, &format!("{narrow}(x)"), &xs, &ys);
             let high = evaluate(gpu, &format!("{narrow}(y)"), &xs, &ys);
             for (i, &word) in words.iter().enumerate() {
-                assert_eq!(
-                    word,
-                    low[i] | (high[i] << 16),
-                    "{name} on {}",
-                    gpu.info().label()
-                );
+                assert_eq!(word, low[i] | (high[i] << 16), "{name} on {}", gpu.info().label());
             }
             let same = evaluate(gpu, &format!("pack_{name}({unpack}(u))"), &words, &words);
             assert_eq!(same, words, "{name} on {}", gpu.info().label());
@@ -563,11 +535,7 @@ fn widening_is_exact_for_every_pattern() {
         let bf16 = evaluate(gpu, "bitcast<u32>(f32_from_bf16(u))", &all, &all);
         for (bits, (f16, bf16)) in (0..=u16::MAX).zip(f16.into_iter().zip(bf16)) {
             let want = half::f16::from_bits(bits).to_f32();
-            let want = if want.is_nan() {
-                0x7fc0_0000
-            } else {
-                want.to_bits()
-            };
+            let want = if want.is_nan() { 0x7fc0_0000 } else { want.to_bits() };
             assert_eq!(f16, want, "f16 {bits:#06x} on {}", gpu.info().label());
             assert_eq!(
                 bf16,
@@ -603,10 +571,7 @@ fn shared(file: &str, names: &[&str]) -> Option<Vec<Vec<u32>>> {
 
 #[test]
 fn conversions_agree_with_the_shared_data() {
-    if let Some(data) = shared(
-        "f32_to_16bit.safetensors",
-        &["f32_bits", "f16_bits", "bf16_bits"],
-    ) {
+    if let Some(data) = shared("f32_to_16bit.safetensors", &["f32_bits", "f16_bits", "bf16_bits"]) {
         for gpu in gpus() {
             let f16 = evaluate(gpu, "f16_from_f32_bits(u)", &data[0], &data[0]);
             let bf16 = evaluate(gpu, "bf16_from_f32_bits(u)", &data[0], &data[0]);

@@ -7,8 +7,7 @@ use std::sync::OnceLock;
 pub fn gpus() -> &'static [Gpu] {
     static GPUS: OnceLock<Vec<Gpu>> = OnceLock::new();
     GPUS.get_or_init(|| {
-        let instance =
-            wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         let compute = wgpu::DownlevelFlags::COMPUTE_SHADERS;
         let gpus: Vec<Gpu> = adapters
@@ -22,10 +21,7 @@ pub fn gpus() -> &'static [Gpu] {
         if let Ok(required) = std::env::var("REQUIRE_ADAPTERS") {
             for wanted in required.split(',').map(str::trim).filter(|w| !w.is_empty()) {
                 let found = gpus.iter().any(|g| matches(g, wanted));
-                assert!(
-                    found,
-                    "REQUIRE_ADAPTERS names '{wanted}', which is not here"
-                );
+                assert!(found, "REQUIRE_ADAPTERS names '{wanted}', which is not here");
             }
         }
         if gpus.is_empty() {

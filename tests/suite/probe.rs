@@ -35,28 +35,18 @@ fn flag(report: &ProbeReport, id: &str) -> bool {
 }
 
 fn text<'a>(report: &'a ProbeReport, id: &str) -> &'a str {
-    match &report
-        .get(id)
-        .unwrap_or_else(|| panic!("no fact {id}"))
-        .value
-    {
+    match &report.get(id).unwrap_or_else(|| panic!("no fact {id}")).value {
         Value::Text(text) => text,
         other => panic!("{id} is {other}"),
     }
 }
 
 fn verdict(report: &ProbeReport, id: &str) -> Verdict {
-    report
-        .get(id)
-        .unwrap_or_else(|| panic!("no fact {id}"))
-        .verdict
+    report.get(id).unwrap_or_else(|| panic!("no fact {id}")).verdict
 }
 
 fn is_missing(report: &ProbeReport, id: &str) -> bool {
-    matches!(
-        report.get(id).map(|f| &f.value),
-        Some(Value::NotAvailable { .. })
-    )
+    matches!(report.get(id).map(|f| &f.value), Some(Value::NotAvailable { .. }))
 }
 
 /// Errors as they were found: far beyond any usable bound.
@@ -87,12 +77,7 @@ fn what_the_kernels_rely_on_holds_everywhere() {
             "bit_tests",
             "subnormal_copy",
         ] {
-            assert_eq!(
-                verdict(report, id),
-                Verdict::Ok,
-                "{id} on {}",
-                gpu.info().label()
-            );
+            assert_eq!(verdict(report, id), Verdict::Ok, "{id} on {}", gpu.info().label());
         }
         assert!(
             ulp(report, "div") <= 2.5 && ulp(report, "div_constant") <= 2.5,
@@ -126,16 +111,8 @@ fn lavapipe_is_as_it_was_measured() {
         assert!(!flag(report, "fma_fused") && !flag(report, "contraction"));
         // NaN tests lie on Vulkan; arithmetic is folded on both.
         assert_eq!(flag(report, "nan_ne_itself"), !vulkan);
-        assert_eq!(
-            (number(report, "max_nan_1"), number(report, "max_1_nan")),
-            (1.0, 1.0)
-        );
-        for id in [
-            "nan_times_0",
-            "inf_times_0",
-            "inf_minus_itself",
-            "nan_minus_itself",
-        ] {
+        assert_eq!((number(report, "max_nan_1"), number(report, "max_1_nan")), (1.0, 1.0));
+        for id in ["nan_times_0", "inf_times_0", "inf_minus_itself", "nan_minus_itself"] {
             assert_eq!(number(report, id), 0.0, "{id}");
         }
         for id in [
@@ -190,9 +167,7 @@ fn swiftshader_is_as_it_was_measured() {
         assert_eq!((number(report, "log_0") * 100.0).round(), -8803.0);
         assert_eq!(number(report, "exp_nan"), f64::INFINITY);
         assert!(number(report, "tanh_inf").is_nan());
-        assert!(
-            number(report, "log_nan").is_finite() && number(report, "log_negative").is_finite()
-        );
+        assert!(number(report, "log_nan").is_finite() && number(report, "log_negative").is_finite());
         // A maximum depends on which side the NaN stands.
         assert!(number(report, "max_nan_1") == 1.0 && number(report, "max_1_nan").is_nan());
         assert!(!flag(report, "nan_ne_itself"));
@@ -256,19 +231,11 @@ fn reports_have_one_shape() {
     for report in reports().iter().map(|(_, report)| report).chain([&host]) {
         assert_eq!(keys(report), keys(&host));
         let table = report.to_string();
-        assert!(
-            report.facts.iter().all(|f| table.contains(f.what)),
-            "{table}"
-        );
+        assert!(report.facts.iter().all(|f| table.contains(f.what)), "{table}");
         let json: serde_json::Value =
             serde_json::from_str(&serde_json::to_string(report).expect("JSON")).expect("JSON");
-        assert_eq!(
-            json["facts"].as_array().map(Vec::len),
-            Some(report.facts.len())
-        );
-        assert!(
-            ["ok", "beware"].contains(&json["facts"][0]["verdict"].as_str().expect("a verdict"))
-        );
+        assert_eq!(json["facts"].as_array().map(Vec::len), Some(report.facts.len()));
+        assert!(["ok", "beware"].contains(&json["facts"][0]["verdict"].as_str().expect("a verdict")));
         // No NaN or infinity may become null.
         assert!(
             json["facts"]
@@ -292,8 +259,7 @@ fn a_second_probe_says_the_same() {
 
 #[test]
 fn a_device_without_features_is_probed_too() {
-    let instance =
-        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     for adapter in pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all())) {
         if !adapter
             .get_downlevel_capabilities()
@@ -306,11 +272,8 @@ fn a_device_without_features_is_probed_too() {
             required_limits: wgpu::Limits::downlevel_defaults(),
             ..Default::default()
         };
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&descriptor)).expect("a plain device");
-        let report = Gpu::borrow(&device, &queue)
-            .probe()
-            .expect("the probe runs");
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a plain device");
+        let report = Gpu::borrow(&device, &queue).probe().expect("the probe runs");
         assert!(is_missing(&report, "subgroup_size") && is_missing(&report, "native_ties"));
         assert_eq!(verdict(&report, "m_exp"), Verdict::Ok);
     }

@@ -1,0 +1,153 @@
+//! The command line, as clap sees it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use macheps::DType;
+
+/// Numerics on the GPU that stay right: list devices, probe their arithmetic, verify and time the kernels, run them on files.
+#[derive(Debug, Parser)]
+#[command(
+    name = "macheps",
+    version,
+    max_term_width = 110,
+    after_help = "Without a command: lists the devices, verifies every kernel and runs a quick bench on the default device.\n\
+                  Exit code: 0 fine, 1 a check failed, 2 wrong usage or input."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the devices and say which one is the default, and why
+    Devices {
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Report a device's arithmetic: accuracy of its builtins and of ours, fma, subnormals, NaN, loop limit, ...
+    Probe {
+        #[command(flatten)]
+        device: DeviceOption,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Compare every kernel with the reference within its stated bound
+    Verify {
+        /// auto, cpu, gpu, an index or a part of a name from `macheps devices`, or all
+        #[arg(long, value_name = "D", default_value = "auto")]
+        device: String,
+        /// Only this operation
+        #[arg(long, value_name = "NAME")]
+        op: Option<String>,
+        #[command(flatten)]
+        json: JsonOption,
+    },
+    /// Time the kernels against the device's own copy speed
+    Bench(BenchArgs),
+    /// Run one operation on files
+    Run(RunArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DeviceOption {
+    /// auto, cpu, gpu, or an index or a part of a name from `macheps devices`
+    #[arg(long, value_name = "D", default_value = "auto")]
+    pub device: String,
+}
+
+#[derive(Debug, Args)]
+pub struct JsonOption {
+    /// Write the results as JSON; `-` prints JSON alone on stdout
+    #[arg(long, value_name = "FILE|-")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    pub device: DeviceOption,
+    /// Only this operation
+    #[arg(long, value_name = "NAME")]
+    pub op: Option<String>,
+    /// Few cases, short runs
+    #[arg(long)]
+    pub quick: bool,
+    #[command(flatten)]
+    pub json: JsonOption,
+    /// Write the results as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write a bar chart of GB/s against the device's copy speed
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Compare with an earlier run's JSON
+    #[arg(long, value_name = "OLD.json")]
+    pub compare: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
+                        softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
+                        \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+)]
+pub struct RunArgs {
+    /// The operation: softmax, log_softmax or logsumexp
+    pub op: String,
+    /// An input: NAME=SRC
+    #[arg(long = "input", value_name = "NAME=SRC")]
+    pub inputs: Vec<String>,
+    /// An output to write: NAME=DST
+    #[arg(long = "output", value_name = "NAME=DST")]
+    pub outputs: Vec<String>,
+    /// A setting: KEY=VALUE
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+    /// Storage type the kernel runs with: f32, f16 or bf16; default is that of x
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    pub dtype: Option<DType>,
+    #[command(flatten)]
+    pub device: DeviceOption,
+    /// Compare with the CPU reference within the stated bound; exit 1 on a mismatch
+    #[arg(long)]
+    pub check: bool,
+}
+
+fn dtype(text: &str) -> Result<DType, String> {
+    text.parse().map_err(|_| "expected f32, f16 or bf16".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reads_a_run() {
+        let cli = Cli::try_parse_from([
+            "macheps", "run", "softmax", "--input", "x=a.npy", "--set", "axis=-1", "--dtype", "bf16", "--check",
+        ])
+        .unwrap();
+        let Some(Command::Run(run)) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(
+            (run.op.as_str(), run.dtype, run.check),
+            ("softmax", Some(DType::Bf16), true)
+        );
+        assert_eq!(
+            (run.inputs, run.settings),
+            (vec!["x=a.npy".to_string()], vec!["axis=-1".to_string()])
+        );
+        assert!(Cli::try_parse_from(["macheps", "run", "softmax", "--dtype", "f64"]).is_err());
+        assert!(Cli::try_parse_from(["macheps"]).unwrap().command.is_none());
+    }
+}

@@ -1,0 +1,225 @@
+//! Every call into the library that the commands make, and nothing else.
+
+use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
+use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
+use macheps::rows::{RowMap, resolve_axis};
+use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element};
+
+use crate::failure::{Failure, Outcome};
+use crate::report::{Adapter, BenchCase, VerifyCase};
+use crate::table;
+
+/// A softmax, log_softmax or logsumexp to compute.
+pub struct Problem<'a, T> {
+    pub kind: SoftmaxKind,
+    pub x: &'a [T],
+    pub shape: &'a [usize],
+    pub mask: Option<(&'a [T], &'a [usize])>,
+    pub options: SoftmaxOptions,
+}
+
+/// Every device, the CPU path first.
+pub fn devices() -> Vec<DeviceInfo> {
+    macheps::devices()
+}
+
+/// A word for a kind of device.
+pub fn kind(kind: DeviceKind) -> &'static str {
+    match kind {
+        DeviceKind::Cpu => "CPU path",
+        DeviceKind::Discrete => "discrete GPU",
+        DeviceKind::Integrated => "integrated GPU",
+        DeviceKind::Virtual => "virtual GPU",
+        DeviceKind::Software => "software",
+        DeviceKind::Other => "other",
+    }
+}
+
+/// An open device.
+pub struct Device {
+    context: Context,
+    adapter: Adapter,
+}
+
+impl Device {
+    /// Opens the device that `--device` names.
+    pub fn open(selector: &str) -> Outcome<Device> {
+        let Ok(device) = selector.parse::<DeviceSelector>();
+        let options = ContextOptions {
+            device,
+            ..Default::default()
+        };
+        let context = Context::with_options(options)?;
+        let info = &context.choice().device;
+        let adapter = Adapter {
+            name: info.name.clone(),
+            backend: info.backend.clone(),
+            driver: info.driver.clone(),
+        };
+        Ok(Device { context, adapter })
+    }
+
+    /// What documents and tables call it.
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// Position in the list of devices.
+    pub fn index(&self) -> usize {
+        self.context.choice().device.index
+    }
+
+    /// Why it was chosen.
+    pub fn reason(&self) -> &str {
+        &self.context.choice().reason
+    }
+
+    /// Computes y.
+    pub fn forward<T: Element>(&self, p: &Problem<T>) -> Outcome<Vec<T>> {
+        Ok(softmax::forward(&self.context, p.kind, &p.input(), &p.options)?)
+    }
+
+    /// Computes the gradient of x.
+    pub fn backward<T: Element>(&self, p: &Problem<T>, upstream: &[T]) -> Outcome<Vec<T>> {
+        Ok(softmax::backward(
+            &self.context,
+            p.kind,
+            &p.input(),
+            upstream,
+            &p.options,
+        )?)
+    }
+
+    /// Compares y with the CPU reference within the stated bound; says how close it is.
+    pub fn check_forward<T: Element>(&self, p: &Problem<T>, y: &[T]) -> Outcome<String> {
+        let maps = Maps::new(p)?;
+        let want = reference::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &maps.y);
+        self.judge(&want, y, Quantity::Forward(p.kind), |context| {
+            softmax::forward(context, p.kind, &p.input(), &p.options).map(drop)
+        })
+    }
+
+    /// The same for a gradient.
+    pub fn check_backward<T: Element>(&self, p: &Problem<T>, upstream: &[T], grad: &[T]) -> Outcome<String> {
+        let maps = Maps::new(p)?;
+        let (mask, options) = (maps.mask(p), &p.options);
+        let want = reference::backward(
+            p.kind,
+            p.x,
+            &maps.x,
+            mask,
+            upstream,
+            &maps.y,
+            options,
+            maps.queries,
+            &maps.x,
+        );
+        self.judge(&want, grad, Quantity::Backward(p.kind), |context| {
+            softmax::backward(context, p.kind, &p.input(), upstream, options).map(drop)
+        })
+    }
+
+    /// Strategies that rescale partial sums have a wider bound, and only the library knows which one ran: what misses the
+    /// narrow one is left to its own cross-check. A device gives the same bits every time.
+    fn judge<T: Element>(
+        &self,
+        want: &Expected,
+        got: &[T],
+        quantity: Quantity,
+        again: impl FnOnce(&Context) -> macheps::Result<()>,
+    ) -> Outcome<String> {
+        let (accuracy, outcome) = match want.check(got, quantity, Accuracy::Standard) {
+            Err(_) if self.context.gpu().is_some() => {
+                again(&self.context.clone().with_cross_check(CrossCheck::Full))?;
+                (Accuracy::Relaxed, want.check(got, quantity, Accuracy::Relaxed))
+            }
+            outcome => (Accuracy::Standard, outcome),
+        };
+        let bound = if accuracy == Accuracy::Relaxed {
+            "relaxed bound"
+        } else {
+            "bound"
+        };
+        match outcome {
+            // Where the terms of a gradient cancel, units in the last place of the difference say nothing.
+            Ok(worst) if matches!(quantity, Quantity::Backward(_)) => Ok(format!(
+                "largest error {} of the {bound}",
+                table::percent(worst.of_bound)
+            )),
+            Ok(worst) => {
+                let (ulp, used) = (table::short(worst.ulp), table::percent(worst.of_bound));
+                Ok(format!("largest error {ulp} ulp, {used} of the {bound}"))
+            }
+            Err(mismatch) => Err(Failure::Check(mismatch.to_string())),
+        }
+    }
+}
+
+impl<'a, T> Problem<'a, T> {
+    fn input(&self) -> SoftmaxInput<'a, T> {
+        SoftmaxInput {
+            x: self.x,
+            shape: self.shape,
+            mask: self.mask.map(|(values, shape)| Mask { values, shape }),
+        }
+    }
+}
+
+/// Where the rows of a problem's tensors lie.
+struct Maps {
+    x: RowMap,
+    mask: Option<RowMap>,
+    y: RowMap,
+    queries: usize,
+}
+
+impl Maps {
+    fn new<T>(p: &Problem<T>) -> Outcome<Maps> {
+        let axis = resolve_axis(p.options.axis, p.shape.len())?;
+        let mask = p
+            .mask
+            .map(|(_, shape)| RowMap::broadcast("mask", shape, p.shape, axis))
+            .transpose()?;
+        let mut result = p.shape.to_vec();
+        if p.kind.reduces() {
+            result[axis] = 1;
+        }
+        let queries = if p.shape.len() < 2 {
+            1
+        } else {
+            p.shape[p.shape.len() - 2]
+        };
+        Ok(Maps {
+            x: RowMap::contiguous(p.shape, axis),
+            mask,
+            y: RowMap::contiguous(&result, axis),
+            queries,
+        })
+    }
+
+    fn mask<'a, T>(&'a self, p: &Problem<'a, T>) -> Option<(&'a [T], &'a RowMap)> {
+        p.mask.map(|(values, _)| values).zip(self.mask.as_ref())
+    }
+}
+
+// STUB
+pub fn verify_cases(_op: Option<&str>) -> Outcome<Vec<()>> {
+    Ok(Vec::new())
+}
+pub fn bench_cases(_quick: bool, _op: Option<&str>) -> Outcome<Vec<()>> {
+    Ok(Vec::new())
+}
+pub fn bench_label(_case: &()) -> String {
+    String::new()
+}
+impl Device {
+    pub fn probe(&self) -> Outcome<(String, serde_json::Value)> {
+        Err(Failure::usage("no probe"))
+    }
+    pub fn verify(&self, _case: &()) -> VerifyCase {
+        unreachable!()
+    }
+    pub fn bench(&self, _case: &(), _quick: bool) -> Outcome<BenchCase> {
+        Err(Failure::usage("no bench"))
+    }
+}

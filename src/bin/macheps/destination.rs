@@ -1,0 +1,320 @@
+//! `DST`: where an output goes. Files appear whole or not at all.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use macheps::DType;
+use npyz::WriterBuilder;
+use safetensors::tensor::{Dtype, TensorView};
+use tempfile::NamedTempFile;
+
+use crate::failure::{Failure, Outcome};
+
+/// A parsed `DST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// An npy file.
+    Npy(PathBuf),
+    /// A tensor of a safetensors file; without a name it gets that of the output.
+    Safetensors(PathBuf, Option<String>),
+}
+
+/// A result to be written.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Name of the output, such as `y`.
+    pub name: String,
+    /// Storage type.
+    pub dtype: DType,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements in C order, little-endian.
+    pub bytes: Vec<u8>,
+}
+
+impl Destination {
+    /// Parses `y.npy`, `y.safetensors` or `y.safetensors#name`.
+    pub fn parse(text: &str) -> Outcome<Destination> {
+        let extension = |path: &str| {
+            Path::new(path)
+                .extension()
+                .and_then(|e| e.to_str())
+                .map(str::to_ascii_lowercase)
+        };
+        match extension(text).as_deref() {
+            Some("npy") => return Ok(Destination::Npy(text.into())),
+            Some("safetensors") => return Ok(Destination::Safetensors(text.into(), None)),
+            _ => {}
+        }
+        for (i, _) in text.match_indices('#') {
+            let (path, name) = (&text[..i], &text[i + 1..]);
+            match extension(path).as_deref() {
+                Some("npy") => {
+                    return Err(Failure::usage(format!(
+                        "{path}: an npy file holds one array without a name; expected {path} without #{name}"
+                    )));
+                }
+                Some("safetensors") if name.is_empty() || name == "__metadata__" => {
+                    return Err(Failure::usage(format!("{text}: '{name}' is no name for a tensor")));
+                }
+                Some("safetensors") => {
+                    return Ok(Destination::Safetensors(path.into(), Some(name.to_string())));
+                }
+                _ => {}
+            }
+        }
+        Err(Failure::usage(format!(
+            "{text}: unknown kind of file; expected y.npy or y.safetensors#name"
+        )))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        let (Destination::Npy(path) | Destination::Safetensors(path, _)) = self;
+        path
+    }
+
+    fn tensor<'a>(&'a self, output: &'a str) -> &'a str {
+        match self {
+            Destination::Safetensors(_, Some(name)) => name,
+            _ => output,
+        }
+    }
+}
+
+/// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go.
+pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
+    for (i, (name, destination)) in outputs.iter().enumerate() {
+        let path = destination.path();
+        if path.is_dir() {
+            return Err(Failure::file(path, "is a folder; expected a file"));
+        }
+        let folder = folder(path);
+        if !folder.is_dir() {
+            return Err(Failure::file(path, format!("there is no folder {}", folder.display())));
+        }
+        if matches!(destination, Destination::Npy(_)) && dtype == DType::Bf16 {
+            return Err(Failure::file(
+                path,
+                "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16",
+            ));
+        }
+        for (other_name, other) in &outputs[..i] {
+            if other_name == name {
+                return Err(Failure::usage(format!("--output {name} is given twice")));
+            }
+            if other.path() != path {
+                continue;
+            }
+            match destination {
+                Destination::Npy(_) => {
+                    return Err(Failure::file(
+                        path,
+                        format!("is the file of both {other_name} and {name}"),
+                    ));
+                }
+                Destination::Safetensors(..) if other.tensor(other_name) == destination.tensor(name) => {
+                    return Err(Failure::file(
+                        path,
+                        format!("tensor '{}' is both {other_name} and {name}", destination.tensor(name)),
+                    ));
+                }
+                Destination::Safetensors(..) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes outputs, those of one safetensors file together. Every file is complete on disk before the first takes its name.
+pub fn write(outputs: &[(Output, Destination)]) -> Outcome {
+    let mut files: BTreeMap<&Path, Vec<&(Output, Destination)>> = BTreeMap::new();
+    for output in outputs {
+        files.entry(output.1.path()).or_default().push(output);
+    }
+    let mut staged = Vec::new();
+    for (path, parts) in files {
+        let bytes = match parts.as_slice() {
+            [(output, Destination::Npy(_))] => npy(output),
+            _ => safe(&parts),
+        };
+        staged.push(Staged::new(path, &bytes.map_err(|e| Failure::file(path, e))?)?);
+    }
+    staged.into_iter().try_for_each(Staged::publish)
+}
+
+/// Writes a text file whole or not at all.
+pub fn write_text(path: &Path, text: &str) -> Outcome {
+    Staged::new(path, text.as_bytes())?.publish()
+}
+
+fn npy(output: &Output) -> Result<Vec<u8>, String> {
+    let descr = match output.dtype {
+        DType::F32 => "<f4",
+        DType::F16 => "<f2",
+        DType::Bf16 => return Err("npy has no bf16".to_string()),
+    };
+    let dtype = npyz::DType::new_scalar(descr.parse().map_err(|e| format!("{e}"))?);
+    let shape: Vec<u64> = output.shape.iter().map(|&n| n as u64).collect();
+    let mut bytes = npyz::WriteOptions::new_header_only()
+        .dtype(dtype)
+        .shape(&shape)
+        .writer(Vec::with_capacity(128 + output.bytes.len()))
+        .write_header_only()
+        .map_err(|e| e.to_string())?;
+    bytes.extend_from_slice(&output.bytes);
+    Ok(bytes)
+}
+
+fn safe(parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
+    let mut views = Vec::new();
+    for (output, destination) in parts {
+        let dtype = match output.dtype {
+            DType::F32 => Dtype::F32,
+            DType::F16 => Dtype::F16,
+            DType::Bf16 => Dtype::BF16,
+        };
+        let view = TensorView::new(dtype, output.shape.clone(), &output.bytes).map_err(|e| e.to_string())?;
+        views.push((destination.tensor(&output.name), view));
+    }
+    safetensors::serialize(views, None).map_err(|e| e.to_string())
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// A file written under a temporary name beside its target.
+enum Staged {
+    File(NamedTempFile, PathBuf),
+    /// A device or a pipe cannot be replaced, only written to.
+    Special(Vec<u8>, PathBuf),
+}
+
+impl Staged {
+    fn new(path: &Path, bytes: &[u8]) -> Outcome<Staged> {
+        let cannot = |e: std::io::Error| Failure::file(path, format!("cannot be written: {e}"));
+        // Through a link to what it names, so that the link stays one.
+        let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        match target.metadata() {
+            Ok(found) if found.is_dir() => {
+                return Err(Failure::file(path, "is a folder; expected a file"));
+            }
+            Ok(found) if !found.is_file() => return Ok(Staged::Special(bytes.to_vec(), target)),
+            _ => {}
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".macheps-");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            // As any new file: the umask takes its share.
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(folder(&target)).map_err(cannot)?;
+        file.write_all(bytes).map_err(cannot)?;
+        file.as_file().sync_all().map_err(cannot)?;
+        Ok(Staged::File(file, target))
+    }
+
+    fn publish(self) -> Outcome {
+        match self {
+            Staged::File(file, target) => file
+                .persist(&target)
+                .map(drop)
+                .map_err(|e| Failure::file(&target, format!("cannot be written: {}", e.error))),
+            Staged::Special(bytes, target) => std::fs::OpenOptions::new()
+                .write(true)
+                .open(&target)
+                .and_then(|mut file| file.write_all(&bytes))
+                .map_err(|e| Failure::file(&target, format!("cannot be written: {e}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Source;
+
+    fn output(name: &str, dtype: DType, values: &[f32]) -> Output {
+        let bytes = match dtype {
+            DType::F32 => crate::tensor::to_bytes(values),
+            DType::F16 => {
+                crate::tensor::to_bytes(&values.iter().map(|&v| macheps::f16::from_f32(v)).collect::<Vec<_>>())
+            }
+            DType::Bf16 => {
+                crate::tensor::to_bytes(&values.iter().map(|&v| macheps::bf16::from_f32(v)).collect::<Vec<_>>())
+            }
+        };
+        Output {
+            name: name.to_string(),
+            dtype,
+            shape: vec![values.len()],
+            bytes,
+        }
+    }
+
+    fn read(text: &str) -> Vec<f32> {
+        Source::parse(text).unwrap().read().unwrap().convert::<f32>().0
+    }
+
+    #[test]
+    fn parses() {
+        assert_eq!(Destination::parse("y.npy"), Ok(Destination::Npy("y.npy".into())));
+        assert_eq!(
+            Destination::parse("o.safetensors#y"),
+            Ok(Destination::Safetensors("o.safetensors".into(), Some("y".into())))
+        );
+        assert_eq!(
+            Destination::parse("o#1/o.safetensors"),
+            Ok(Destination::Safetensors("o#1/o.safetensors".into(), None))
+        );
+        for bad in [
+            "y.npz#y",
+            "y",
+            "",
+            "y.npy#y",
+            "o.safetensors#",
+            "o.safetensors#__metadata__",
+        ] {
+            assert!(Destination::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn writes_what_the_reader_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let values = [1.0, -2.5, f32::INFINITY];
+        let to = |text: &str| Destination::parse(text).unwrap();
+        write(&[
+            (output("y", DType::F32, &values), to(&at("y.npy"))),
+            (output("h", DType::F16, &values), to(&at("h.npy"))),
+            (output("y", DType::Bf16, &values), to(&at("o.safetensors#a"))),
+            (output("grad", DType::F16, &values[..1]), to(&at("o.safetensors"))),
+        ])
+        .unwrap();
+        assert_eq!(read(&at("y.npy")), values);
+        assert_eq!(read(&at("h.npy")), values);
+        assert_eq!(read(&at("o.safetensors#a")), values);
+        assert_eq!(read(&at("o.safetensors#grad")), values[..1]);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn checks_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| Destination::parse(&folder.path().join(name).display().to_string()).unwrap();
+        let two = |a: &str, b: &str| [("y".to_string(), at(a)), ("grad".to_string(), at(b))];
+        assert!(check(&two("y.npy", "g.npy"), DType::F32).is_ok());
+        assert!(check(&two("y.npy", "g.npy"), DType::Bf16).is_err());
+        assert!(check(&two("y.npy", "y.npy"), DType::F32).is_err());
+        assert!(check(&two("o.safetensors#a", "o.safetensors#b"), DType::Bf16).is_ok());
+        assert!(check(&two("o.safetensors#a", "o.safetensors#a"), DType::Bf16).is_err());
+        assert!(check(&two("o.safetensors", "none/o.safetensors"), DType::F32).is_err());
+    }
+}

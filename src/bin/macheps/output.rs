@@ -1,0 +1,31 @@
+//! stdout, stderr and the progress bar.
+
+use std::io::{ErrorKind, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::failure::{Failure, Outcome};
+
+/// Prints text and a newline on stdout. A reader that has gone away (`| head`) is no error.
+pub fn print(text: &str) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::usage(format!("stdout cannot be written: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints one line on stderr.
+pub fn note(text: &str) {
+    // Without stderr there is nobody to tell.
+    let _ = writeln!(std::io::stderr().lock(), "macheps: {text}");
+}
+
+/// A progress bar on stderr, invisible unless that is a terminal.
+pub fn progress(count: usize) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(count as u64), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
