@@ -66,8 +66,17 @@ impl Expected {
     }
 
     /// Compares a whole tensor with these values; see [`check`].
-    pub fn check<T: Element>(&self, got: &[T], quantity: Quantity, accuracy: Accuracy) -> Result<MaxError, Mismatch> {
-        check(got, &self.values, &self.bounds(quantity, T::DTYPE, accuracy))
+    pub fn check<T: Element>(
+        &self,
+        got: &[T],
+        quantity: Quantity,
+        accuracy: Accuracy,
+    ) -> Result<MaxError, Mismatch> {
+        check(
+            got,
+            &self.values,
+            &self.bounds(quantity, T::DTYPE, accuracy),
+        )
     }
 }
 
@@ -78,7 +87,13 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 ///
 /// `magnitude` is what the error is measured against, see [`Expected::magnitudes`]. Non-finite values allow no error:
 /// their class has to be met, which [`check`] tests.
-pub fn bound(quantity: Quantity, dtype: DType, accuracy: Accuracy, value: f64, magnitude: f64) -> f64 {
+pub fn bound(
+    quantity: Quantity,
+    dtype: DType,
+    accuracy: Accuracy,
+    value: f64,
+    magnitude: f64,
+) -> f64 {
     if !value.is_finite() {
         return 0.0;
     }
@@ -99,7 +114,11 @@ pub fn bound(quantity: Quantity, dtype: DType, accuracy: Accuracy, value: f64, m
     let total = (in_f32 + rounding) * (1.0 + 1e-9);
     // Drivers may flush a subnormal f32 to zero, also one that should have rounded up to the smallest normal number.
     let smallest = DType::F32.min_normal();
-    if value.abs() < smallest * (1.0 + 4.0 * U) { total.max(value.abs()) } else { total }
+    if value.abs() < smallest * (1.0 + 4.0 * U) {
+        total.max(value.abs())
+    } else {
+        total
+    }
 }
 
 /// The largest error that [`check`] met, and where.
@@ -119,7 +138,11 @@ impl MaxError {
         MaxError {
             ulp: self.ulp.max(other.ulp),
             of_bound: self.of_bound.max(other.of_bound),
-            index: if other.of_bound > self.of_bound { other.index } else { self.index },
+            index: if other.of_bound > self.of_bound {
+                other.index
+            } else {
+                self.index
+            },
         }
     }
 }
@@ -139,7 +162,11 @@ pub struct Mismatch {
 
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "element {} is {:e}, should be {:e} +- {:e}", self.index, self.got, self.want, self.bound)
+        write!(
+            f,
+            "element {} is {:e}, should be {:e} +- {:e}",
+            self.index, self.got, self.want, self.bound
+        )
     }
 }
 
@@ -158,7 +185,12 @@ pub fn check<T: Element>(got: &[T], want: &[f64], bounds: &[f64]) -> Result<MaxE
         let index = got.len().min(want.len()).min(bounds.len());
         let at = |values: &[f64]| values.get(index).copied().unwrap_or(f64::NAN);
         let shown = got.get(index).map_or(f64::NAN, |v| f64::from(v.to_f32()));
-        return Err(Mismatch { index, got: shown, want: at(want), bound: at(bounds) });
+        return Err(Mismatch {
+            index,
+            got: shown,
+            want: at(want),
+            bound: at(bounds),
+        });
     }
     let mut worst = MaxError::default();
     for (index, ((&got, &want), &bound)) in got.iter().zip(want).zip(bounds).enumerate() {
@@ -172,13 +204,22 @@ pub fn check<T: Element>(got: &[T], want: &[f64], bounds: &[f64]) -> Result<MaxE
         } else {
             let error = (got - want).abs();
             if error > 0.0 {
-                worst = worst.merge(MaxError { ulp: error / dtype.ulp(want), of_bound: error / bound, index });
+                worst = worst.merge(MaxError {
+                    ulp: error / dtype.ulp(want),
+                    of_bound: error / bound,
+                    index,
+                });
             }
             // A bound that is not a number lets only equality pass.
             error == 0.0 || error <= bound
         };
         if !passes {
-            return Err(Mismatch { index, got, want, bound });
+            return Err(Mismatch {
+                index,
+                got,
+                want,
+                bound,
+            });
         }
     }
     Ok(worst)
@@ -193,11 +234,32 @@ mod tests {
     fn classes_are_exact() {
         let nan = f64::NAN;
         let inf = f64::INFINITY;
-        assert!(check(&[f32::NAN, f32::INFINITY, -0.0], &[nan, inf, 0.0], &[0.0; 3]).is_ok());
-        for (got, want) in [(1.0, nan), (f32::NAN, 1.0), (f32::INFINITY, -inf), (f32::MAX, inf), (f32::INFINITY, 1.0)] {
-            assert!(check(&[got], &[want], &[1.0]).is_err(), "{got} against {want}");
+        assert!(
+            check(
+                &[f32::NAN, f32::INFINITY, -0.0],
+                &[nan, inf, 0.0],
+                &[0.0; 3]
+            )
+            .is_ok()
+        );
+        for (got, want) in [
+            (1.0, nan),
+            (f32::NAN, 1.0),
+            (f32::INFINITY, -inf),
+            (f32::MAX, inf),
+            (f32::INFINITY, 1.0),
+        ] {
+            assert!(
+                check(&[got], &[want], &[1.0]).is_err(),
+                "{got} against {want}"
+            );
         }
-        assert_eq!(check(&[1.0f32], &[1.0, 2.0], &[1.0, 1.0]).unwrap_err().index, 1);
+        assert_eq!(
+            check(&[1.0f32], &[1.0, 2.0], &[1.0, 1.0])
+                .unwrap_err()
+                .index,
+            1
+        );
         assert!(check(&[1.0f32], &[1.5], &[f64::NAN]).is_err());
     }
 
@@ -212,10 +274,13 @@ mod tests {
     #[test]
     fn bounds_are_the_documented_ones() {
         let forward = Quantity::Forward(SoftmaxKind::Softmax);
-        let ulps = |accuracy, value| bound(forward, DType::F32, accuracy, value, value) / DType::F32.ulp(value);
+        let ulps = |accuracy, value| {
+            bound(forward, DType::F32, accuracy, value, value) / DType::F32.ulp(value)
+        };
         assert!((ulps(Accuracy::Standard, 0.75) - 2.0).abs() < 1e-6);
         assert!((ulps(Accuracy::Relaxed, 0.75) - 4.0).abs() < 1e-6);
-        let half = bound(forward, DType::F16, Accuracy::Standard, 0.75, 0.75) / DType::F16.ulp(0.75);
+        let half =
+            bound(forward, DType::F16, Accuracy::Standard, 0.75, 0.75) / DType::F16.ulp(0.75);
         assert!((half - 0.5).abs() < 1e-3, "{half}");
         // A subnormal may be flushed.
         assert!(bound(forward, DType::F32, Accuracy::Standard, 1e-39, 1e-39) >= 1e-39);

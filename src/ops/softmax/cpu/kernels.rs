@@ -66,7 +66,11 @@ fn exp_in_range<const FMA: bool>(d: f64) -> f64 {
     const ROUND_UNBIASED: f64 = 6755399441055744.0;
     let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND_UNBIASED);
     let r = multiply_add::<FMA>(rounded - ROUND_UNBIASED, -std::f64::consts::LN_2, d);
-    f64::from_bits(exp_reduced::<FMA>(r).to_bits().wrapping_add(rounded.to_bits() << 52))
+    f64::from_bits(
+        exp_reduced::<FMA>(r)
+            .to_bits()
+            .wrapping_add(rounded.to_bits() << 52),
+    )
 }
 
 /// Entries so far below the maximum that nothing remains of them are lifted to here: `exp(-700)` is below `2^-1009`.
@@ -81,7 +85,11 @@ fn exp_lanes<const FMA: bool, const NEAR: bool>(z: &Lanes32, m: &Lanes64) -> Lan
     let mut e = [0.0; LANES];
     for i in 0..LANES {
         let d = f64::from(z[i]) - m[i];
-        e[i] = if NEAR { exp_in_range::<FMA>(d) } else { exp::<FMA>(d) };
+        e[i] = if NEAR {
+            exp_in_range::<FMA>(d)
+        } else {
+            exp::<FMA>(d)
+        };
     }
     e
 }
@@ -200,7 +208,10 @@ macro_rules! for_blocks {
             $step
         }
         if !blocks.remainder().is_empty() {
-            let ($zi, $gi) = (&padded(blocks.remainder(), f32::NEG_INFINITY), &padded(seconds.remainder(), 0.0));
+            let ($zi, $gi) = (
+                &padded(blocks.remainder(), f32::NEG_INFINITY),
+                &padded(seconds.remainder(), 0.0),
+            );
             $step
         }
     }};
@@ -256,7 +267,11 @@ fn exp_sum_body<const FMA: bool>(z: &[f32], max: f32) -> f64 {
 
 /// Number of elements equal to the maximum, and sum of `exp(z - max)` over the others.
 pub(super) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
-    if max.abs() <= MAX_WITH_FLOOR { ties_and_others_near(z, max) } else { ties_and_others_far(z, max) }
+    if max.abs() <= MAX_WITH_FLOOR {
+        ties_and_others_near(z, max)
+    } else {
+        ties_and_others_far(z, max)
+    }
 }
 
 /// Multiplies by a factor, with the digits of it that f32 lacks.
@@ -486,7 +501,11 @@ kernels! {
 /// Every NaN as the one bit pattern that this crate writes.
 #[inline(always)]
 fn canonical(value: f32) -> f32 {
-    if value.is_nan() { f32::from_bits(0x7fc0_0000) } else { value }
+    if value.is_nan() {
+        f32::from_bits(0x7fc0_0000)
+    } else {
+        value
+    }
 }
 
 #[cfg(test)]
@@ -498,12 +517,22 @@ mod tests {
         let mut worst: f64 = 0.0;
         for i in 0..400_000 {
             let d = -f64::from(i) * (700.0 / 400_000.0);
-            for got in [exp::<true>(d), exp::<false>(d), exp_in_range::<true>(d), exp_in_range::<false>(d)] {
+            for got in [
+                exp::<true>(d),
+                exp::<false>(d),
+                exp_in_range::<true>(d),
+                exp_in_range::<false>(d),
+            ] {
                 worst = worst.max((got / d.exp() - 1.0).abs());
             }
         }
         assert!(worst < 1.1 * 2f64.powi(-28), "{worst:e}");
-        for (d, want) in [(0.0, 1.0), (f64::NEG_INFINITY, 0.0), (-1e300, 0.0), (-709.5, 0.0)] {
+        for (d, want) in [
+            (0.0, 1.0),
+            (f64::NEG_INFINITY, 0.0),
+            (-1e300, 0.0),
+            (-709.5, 0.0),
+        ] {
             assert_eq!(exp::<false>(d), want);
         }
         assert!(exp::<false>(f64::NAN).is_nan());
