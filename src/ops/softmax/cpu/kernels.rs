@@ -66,7 +66,11 @@ fn exp_in_range<const FMA: bool>(d: f64) -> f64 {
     const ROUND_UNBIASED: f64 = 6755399441055744.0;
     let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND_UNBIASED);
     let r = multiply_add::<FMA>(rounded - ROUND_UNBIASED, -std::f64::consts::LN_2, d);
-    f64::from_bits(exp_reduced::<FMA>(r).to_bits().wrapping_add(rounded.to_bits() << 52))
+    f64::from_bits(
+        exp_reduced::<FMA>(r)
+            .to_bits()
+            .wrapping_add(rounded.to_bits() << 52),
+    )
 }
 
 /// Entries so far below the maximum that nothing remains of them are lifted to here: `exp(-700)` is below `2^-1009`.
@@ -81,7 +85,11 @@ fn exp_lanes<const FMA: bool, const NEAR: bool>(z: &Lanes32, m: &Lanes64) -> Lan
     let mut e = [0.0; LANES];
     for i in 0..LANES {
         let d = f64::from(z[i]) - m[i];
-        e[i] = if NEAR { exp_in_range::<FMA>(d) } else { exp::<FMA>(d) };
+        e[i] = if NEAR {
+            exp_in_range::<FMA>(d)
+        } else {
+            exp::<FMA>(d)
+        };
     }
     e
 }
@@ -137,11 +145,16 @@ fn max_step(best: &mut Lanes32, z: &Lanes32) {
 /// Counts the elements equal to the maximum, and adds `exp(z - m)` of the others.
 #[inline(always)]
 fn ties_step<const FMA: bool>(z: &Lanes32, m: &Lanes64, ties: &mut Lanes64, others: &mut Lanes64) {
+    // Taken out before the exponential: a selection after it is compiled to a branch around it.
+    let mut below = *z;
     for i in 0..LANES {
-        let d = f64::from(z[i]) - m[i];
-        let e = exp::<FMA>(d);
-        ties[i] += if d == 0.0 { 1.0 } else { 0.0 };
-        others[i] += if d == 0.0 { 0.0 } else { e };
+        let tie = f64::from(z[i]) == m[i];
+        ties[i] += if tie { 1.0 } else { 0.0 };
+        below[i] = if tie { f32::NEG_INFINITY } else { z[i] };
+    }
+    let e = exp_lanes::<FMA, false>(&below, m);
+    for i in 0..LANES {
+        others[i] += e[i];
     }
 }
 
@@ -252,34 +265,12 @@ fn exp_sum_body<const FMA: bool>(z: &[f32], max: f32) -> f64 {
     reduce(sum)
 }
 
-#[inline(always)]
-fn ties_and_others_body<const FMA: bool>(z: &[f32], max: f32) -> (f64, f64) {
-    let m = [f64::from(max); LANES];
-    let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+/// Number of elements equal to the maximum, and sum of `exp(z - max)` over the others.
+pub(super) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
     if max.abs() <= MAX_WITH_FLOOR {
-        let floor = max - FLOOR;
-        // Exact in f32: a chunk is far shorter than 2^24.
-        let mut count = [0.0f32; LANES];
-        for_blocks!(z, f32::NEG_INFINITY, |zi| {
-            let mut below = lift(zi, floor);
-            for i in 0..LANES {
-                count[i] += if zi[i] == max { 1.0 } else { 0.0 };
-                below[i] = if zi[i] == max { floor } else { below[i] };
-            }
-            let e = exp_lanes::<FMA, true>(&below, &m);
-            for i in 0..LANES {
-                others[i] += e[i];
-            }
-        });
-        (reduce(count.map(f64::from)), reduce(others))
+        ties_and_others_near(z, max)
     } else {
-        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(
-            zi,
-            &m,
-            &mut ties,
-            &mut others
-        ));
-        (reduce(ties), reduce(others))
+        ties_and_others_far(z, max)
     }
 }
 
@@ -340,9 +331,33 @@ kernels! {
         exp_sum_body::<FMA>(z, m)
     }
 
-    /// Number of elements equal to `m`, and sum of `exp(z - m)` over the others.
-    fn ties_and_others(z: &[f32], m: f32) -> (f64, f64) {
-        ties_and_others_body::<FMA>(z, m)
+    /// [`ties_and_others`] for a maximum up to [`MAX_WITH_FLOOR`].
+    fn ties_and_others_near(z: &[f32], max: f32) -> (f64, f64) {
+        let m = [f64::from(max); LANES];
+        let floor = max - FLOOR;
+        // Exact in f32: a chunk is far shorter than 2^24.
+        let mut count = [0.0f32; LANES];
+        let mut others = [0.0; LANES];
+        for_blocks!(z, f32::NEG_INFINITY, |zi| {
+            let mut below = lift(zi, floor);
+            for i in 0..LANES {
+                count[i] += if zi[i] == max { 1.0 } else { 0.0 };
+                below[i] = if zi[i] == max { floor } else { below[i] };
+            }
+            let e = exp_lanes::<FMA, true>(&below, &m);
+            for i in 0..LANES {
+                others[i] += e[i];
+            }
+        });
+        (reduce(count.map(f64::from)), reduce(others))
+    }
+
+    /// [`ties_and_others`] for any finite maximum.
+    fn ties_and_others_far(z: &[f32], max: f32) -> (f64, f64) {
+        let m = [f64::from(max); LANES];
+        let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(zi, &m, &mut ties, &mut others));
+        (reduce(ties), reduce(others))
     }
 
     /// Sums of `exp(z - m)`, `exp(z - m) * g` and `g`.
@@ -512,7 +527,12 @@ mod tests {
             }
         }
         assert!(worst < 1.1 * 2f64.powi(-28), "{worst:e}");
-        for (d, want) in [(0.0, 1.0), (f64::NEG_INFINITY, 0.0), (-1e300, 0.0), (-709.5, 0.0)] {
+        for (d, want) in [
+            (0.0, 1.0),
+            (f64::NEG_INFINITY, 0.0),
+            (-1e300, 0.0),
+            (-709.5, 0.0),
+        ] {
             assert_eq!(exp::<false>(d), want);
         }
         assert!(exp::<false>(f64::NAN).is_nan());
