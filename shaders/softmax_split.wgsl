@@ -24,7 +24,7 @@ struct Partial {
 struct Merged {
     top: f32,
     // 1: special, 2: special with nothing in the row.
-    class: u32,
+    status: u32,
     log_s: vec2<f32>,
     inverse: vec2<f32>,
     dot: f32,
@@ -120,8 +120,8 @@ fn merge_chunks(inv: Invocation) {
         if KIND == LOG_SUM_EXP && !BACKWARD {
             write_logsumexp(locate_row(number), s);
         } else {
-            let class = select(select(0u, 1u, s.special), 2u, s.nothing);
-            stats[owner] = Merged(s.top, class, s.log_s, s.inverse, total_dot, 0u);
+            let status = select(select(0u, 1u, s.special), 2u, s.nothing);
+            stats[owner] = Merged(s.top, status, s.log_s, s.inverse, total_dot, 0u);
         }
     }
 }
@@ -131,6 +131,6 @@ fn write_chunks(inv: Invocation) {
     let at = position(inv);
     let chunk = locate_chunk(inv, at);
     let merged = stats[chunk.owner];
-    let s = RowStats(merged.top, merged.class > 0u, merged.class == 2u, merged.log_s, merged.inverse);
+    let s = RowStats(merged.top, merged.status > 0u, merged.status == 2u, merged.log_s, merged.inverse);
     sweep_write(chunk.row, chunk.len, block_count(params.chunk_len), at % TEAM, s, merged.dot);
 }

@@ -12,6 +12,8 @@
 //! tensors that stay on the device ([`Context::upload`], [`Context::chain`]), and kernels bound to your own buffers and
 //! recorded into your own command encoder ([`Softmax`]).
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod bench;
 pub mod context;
 pub mod element;
 pub mod error;
@@ -19,6 +21,8 @@ pub mod gpu;
 pub mod ops;
 pub mod rows;
 pub mod tensor;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod verify;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::devices;

@@ -6,7 +6,11 @@ fn tensor_load4(e: u32, stride: u32, n: u32) -> vec4<f32> {
 }
 //: store
 fn tensor_store4(e: u32, stride: u32, n: u32, v: vec4<f32>) {
-    let low = bitcast<vec2<f16>>(encode16(v.x) | (encode16(v.y) << 16u));
-    let high = bitcast<vec2<f16>>(encode16(v.z) | (encode16(v.w) << 16u));
-    tensor_data[e >> 2u] = vec4<f16>(low, high);
+    let rounded = vec4<f32>(
+        decode16(encode16(v.x)),
+        decode16(encode16(v.y)),
+        decode16(encode16(v.z)),
+        decode16(encode16(v.w)),
+    );
+    tensor_data[e >> 2u] = vec4<f16>(rounded);
 }

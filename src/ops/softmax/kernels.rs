@@ -137,7 +137,8 @@ fn team(capabilities: &Capabilities) -> u32 {
     if capabilities.subgroup > 1 {
         capabilities.subgroup.min(16)
     } else if capabilities.software {
-        1
+        // Workgroup memory with few barriers; wider teams wait more, narrower ones take long to compile.
+        4
     } else {
         16
     }
@@ -448,14 +449,18 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let merge = gpu.kernel(label, &source, "merge_chunks")?;
     let results: Vec<_> = views.iter().filter(|(_, _, role)| *role == Role::Y && reduces && !call.backward).cloned().collect();
     if results.is_empty() {
-        // Only the workspace is touched: rows need no windows.
+        let writes = plan(&chunk_views, &budget, true)?;
+        // Only the workspace is touched, so rows need no windows; y is bound since the shader names it for logsumexp.
+        let named: Vec<_> = chunk_views.iter().filter(|(_, _, role)| *role == Role::Y).cloned().collect();
+        let part = writes.first().and_then(|w| w.parts.get(1)).cloned();
         let most = (1usize << 20).min(budget.rows as usize);
         for first in (0..rows).step_by(most) {
-            let window = Window { first_row: first, rows: most.min(rows - first), sizes: [1; 4], parts: Vec::new() };
-            binder.add(&merge, &results, &window, Params { first_row: first as u32, ..common })?;
+            let parts = part.iter().cloned().collect();
+            let window = Window { first_row: first, rows: most.min(rows - first), sizes: [1; 4], parts };
+            binder.add(&merge, &named, &window, Params { first_row: first as u32, ..common })?;
         }
         let write = gpu.kernel(label, &source, "write_chunks")?;
-        for window in plan(&chunk_views, &budget, true)? {
+        for window in writes {
             binder.add(&write, &chunk_views, &window, chunk_params(&window))?;
         }
     } else {

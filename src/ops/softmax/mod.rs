@@ -36,6 +36,7 @@
 //! range reduction after Cody and Waite, online normaliser after Milakov and Gimelshein (2018).
 
 pub mod bounds;
+pub mod cases;
 pub mod cpu;
 mod kernels;
 mod oneshot;
@@ -44,9 +45,11 @@ pub mod reference;
 
 pub use kernels::Strategy;
 pub use oneshot::{
-    Mask, SoftmaxInput, backward, backward_async, forward, forward_async, log_softmax, log_softmax_async, logsumexp,
-    logsumexp_async, logsumexp_axes, softmax, softmax_async,
+    Mask, SoftmaxInput, backward_async, forward_async, log_softmax_async, logsumexp_async, softmax_async,
 };
+// A browser's main thread must not block.
+#[cfg(not(target_arch = "wasm32"))]
+pub use oneshot::{backward, forward, log_softmax, logsumexp, logsumexp_axes, softmax};
 pub use options::{MaskedRows, SoftmaxKind, SoftmaxOptions};
 
 use crate::element::DType;

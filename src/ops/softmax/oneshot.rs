@@ -1,7 +1,7 @@
 //! One call from host data to host data, on a GPU or on the CPU path; and tensors on the device.
 
 use super::bounds::{Accuracy, Expected, Quantity, bound};
-use super::{Softmax, SoftmaxGradientViews, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy, cpu, reference};
+use super::{BoundSoftmax, Softmax, SoftmaxGradientViews, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy, cpu, reference};
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ impl<'a, T> SoftmaxInput<'a, T> {
 }
 
 /// A checked call: geometry of all tensors.
-struct Problem<'a, T: Element> {
+pub(super) struct Problem<'a, T: Element> {
     kind: SoftmaxKind,
     input: SoftmaxInput<'a, T>,
     upstream: Option<&'a [T]>,
@@ -51,6 +51,19 @@ struct Problem<'a, T: Element> {
     /// Shape of the output with the axis kept.
     y_shape: Vec<usize>,
     upstream_shape: Vec<usize>,
+    strategy: Option<Strategy>,
+}
+
+/// A call bound to buffers of its own.
+pub(super) struct OnDevice {
+    pub bound: BoundSoftmax,
+    output: wgpu::Buffer,
+    accuracy: Accuracy,
+}
+
+/// What a strategy promises.
+fn accuracy_of(strategy: Strategy) -> Accuracy {
+    if strategy.rescales() { Accuracy::Relaxed } else { Accuracy::Standard }
 }
 
 fn one_a_row(shape: &[usize], axis: usize) -> (RowMap, Vec<usize>) {
@@ -60,7 +73,7 @@ fn one_a_row(shape: &[usize], axis: usize) -> (RowMap, Vec<usize>) {
 }
 
 impl<'a, T: Element> Problem<'a, T> {
-    fn new(kind: SoftmaxKind, input: &SoftmaxInput<'a, T>, upstream: Option<&'a [T]>, options: &SoftmaxOptions) -> Result<Self> {
+    pub(super) fn new(kind: SoftmaxKind, input: &SoftmaxInput<'a, T>, upstream: Option<&'a [T]>, options: &SoftmaxOptions) -> Result<Self> {
         let shape = input.shape;
         let axis = options.check(shape)?;
         check_len("x", input.x.len(), shape)?;
@@ -84,7 +97,22 @@ impl<'a, T: Element> Problem<'a, T> {
         };
         let queries = if options.causal.is_some() { shape[axis - 1] } else { 0 };
         let x_map = RowMap::contiguous(shape, axis);
-        Ok(Problem { kind, input: *input, upstream, options: *options, x_map, mask_map, y_map, upstream_map, queries, y_shape, upstream_shape })
+        Ok(Problem { kind, input: *input, upstream, options: *options, x_map, mask_map, y_map, upstream_map, queries, y_shape, upstream_shape, strategy: None })
+    }
+
+    /// Forces a strategy on GPUs.
+    pub(super) fn with_strategy(mut self, strategy: Option<Strategy>) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// The oracle's answer.
+    pub(super) fn expected(&self) -> Expected {
+        let (x, options) = (self.input.x, &self.options);
+        match self.upstream.zip(self.upstream_map.as_ref()) {
+            Some((g, g_map)) => reference::backward(self.kind, x, &self.x_map, self.mask(), g, g_map, options, self.queries, &self.y_map),
+            None => reference::forward(self.kind, x, &self.x_map, self.mask(), options, self.queries, &self.y_map),
+        }
     }
 
     fn mask(&self) -> Option<(&'a [T], &RowMap)> {
@@ -93,18 +121,23 @@ impl<'a, T: Element> Problem<'a, T> {
 
     fn on_cpu(&self) -> Vec<T> {
         let mut y = vec![T::default(); self.y_shape.iter().product()];
-        let (x, mask, options) = (self.input.x, self.mask(), &self.options);
-        match self.upstream.zip(self.upstream_map.as_ref()) {
-            Some((g, g_map)) => {
-                cpu::backward(self.kind, x, &self.x_map, mask, g, g_map, options, self.queries, &mut y, &self.y_map);
-            }
-            None => cpu::forward(self.kind, x, &self.x_map, mask, options, self.queries, &mut y, &self.y_map),
-        }
+        self.write_on_cpu(&mut y);
         y
     }
 
-    /// Uploads, dispatches and starts reading back; also says which strategy ran.
-    fn start(&self, gpu: &Gpu) -> Result<(Readback, Strategy)> {
+    /// Computes into `y`, which has the output's length.
+    pub(super) fn write_on_cpu(&self, y: &mut [T]) {
+        let (x, mask, options) = (self.input.x, self.mask(), &self.options);
+        match self.upstream.zip(self.upstream_map.as_ref()) {
+            Some((g, g_map)) => {
+                cpu::backward(self.kind, x, &self.x_map, mask, g, g_map, options, self.queries, y, &self.y_map);
+            }
+            None => cpu::forward(self.kind, x, &self.x_map, mask, options, self.queries, y, &self.y_map),
+        }
+    }
+
+    /// Uploads the inputs and binds the call to buffers of its own.
+    pub(super) fn bind(&self, gpu: &Gpu) -> Result<OnDevice> {
         gpu.check_alive()?;
         let context = Context::from_gpu(gpu.clone());
         let view = |tensor: &Tensor<T>| tensor.view().ok_or_else(|| gpu.lost_error());
@@ -114,9 +147,10 @@ impl<'a, T: Element> Problem<'a, T> {
             None => None,
         };
         let y = view(&Tensor::on_gpu(gpu, &self.y_shape)?)?;
-        let softmax = Softmax::new(gpu, self.kind, T::DTYPE, self.options)?;
-        let strategy = softmax.strategy(&x, self.upstream.is_some())?;
-        let buffer = y.buffer.clone();
+        let mut softmax = Softmax::new(gpu, self.kind, T::DTYPE, self.options)?;
+        softmax.strategy = self.strategy;
+        let accuracy = accuracy_of(softmax.strategy(&x, self.upstream.is_some())?);
+        let output = y.buffer.clone();
         let bound = match self.upstream {
             Some(g) => {
                 let upstream = view(&context.upload(g, &self.upstream_shape)?)?;
@@ -124,18 +158,24 @@ impl<'a, T: Element> Problem<'a, T> {
             }
             None => softmax.bind(&SoftmaxViews { x, y, mask, workspace: None })?,
         };
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(self.kind.name()) });
-        bound.record(&mut encoder);
-        let bytes = (self.y_shape.iter().product::<usize>() * T::DTYPE.size()) as u64;
-        Ok((gpu.read_back(encoder, &buffer, bytes.next_multiple_of(4))?, strategy))
+        Ok(OnDevice { bound, output, accuracy })
     }
 
-    fn finish(&self, context: &Context, outcome: Result<(Vec<u8>, Strategy)>) -> Result<Vec<T>> {
+    /// Uploads, dispatches and starts reading back; also says which promise holds.
+    fn start(&self, gpu: &Gpu) -> Result<(Readback, Accuracy)> {
+        let on_device = self.bind(gpu)?;
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(self.kind.name()) });
+        on_device.bound.record(&mut encoder);
+        let bytes = (self.y_shape.iter().product::<usize>() * T::DTYPE.size()) as u64;
+        Ok((gpu.read_back(encoder, &on_device.output, bytes.next_multiple_of(4))?, on_device.accuracy))
+    }
+
+    fn finish(&self, context: &Context, outcome: Result<(Vec<u8>, Accuracy)>) -> Result<Vec<T>> {
         match outcome {
-            Ok((bytes, strategy)) => {
+            Ok((bytes, accuracy)) => {
                 let count = self.y_shape.iter().product::<usize>();
                 let y = bytemuck::pod_collect_to_vec::<u8, T>(&bytes[..count * T::DTYPE.size()]);
-                self.cross_check(context.cross_check(), &y, strategy)?;
+                self.cross_check(context.cross_check(), &y, accuracy)?;
                 Ok(y)
             }
             Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
@@ -147,7 +187,7 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Recomputes rows of `y` by the oracle and compares.
-    fn cross_check(&self, how: CrossCheck, y: &[T], strategy: Strategy) -> Result<()> {
+    pub(super) fn cross_check(&self, how: CrossCheck, y: &[T], accuracy: Accuracy) -> Result<()> {
         let rows = self.x_map.rows();
         let step = match how {
             CrossCheck::Off => return Ok(()),
@@ -155,7 +195,6 @@ impl<'a, T: Element> Problem<'a, T> {
             CrossCheck::Sampled => (rows / 63).max(1),
         };
         let quantity = if self.upstream.is_some() { Quantity::Backward(self.kind) } else { Quantity::Forward(self.kind) };
-        let accuracy = if strategy.rescales() { Accuracy::Relaxed } else { Accuracy::Standard };
         let last = rows.saturating_sub(1);
         for row in (0..rows).step_by(step).chain((last % step != 0).then_some(last)) {
             let expected = self.expected_row(row);
@@ -189,11 +228,11 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    fn run(&self, context: &Context) -> Result<Vec<T>> {
+    pub(super) fn run(&self, context: &Context) -> Result<Vec<T>> {
         let Some(gpu) = context.gpu() else {
             return Ok(self.on_cpu());
         };
-        let outcome = self.start(gpu).and_then(|(readback, strategy)| Ok((readback.wait()?, strategy)));
+        let outcome = self.start(gpu).and_then(|(readback, accuracy)| Ok((readback.wait()?, accuracy)));
         self.finish(context, outcome)
     }
 
@@ -202,7 +241,7 @@ impl<'a, T: Element> Problem<'a, T> {
             return Ok(self.on_cpu());
         };
         let outcome = match self.start(gpu) {
-            Ok((readback, strategy)) => readback.ready().await.map(|bytes| (bytes, strategy)),
+            Ok((readback, accuracy)) => readback.ready().await.map(|bytes| (bytes, accuracy)),
             Err(e) => Err(e),
         };
         self.finish(context, outcome)
@@ -368,8 +407,8 @@ impl Chain<'_> {
             let mask = mask.zip(mask_values.as_deref()).map(|(m, values)| Mask { values, shape: m.shape() });
             let input = SoftmaxInput { x: &values, shape: x.shape(), mask };
             let problem = Problem::new(kind, &input, upstream_values.as_deref(), options)?;
-            let strategy = softmax.strategy(&view(x)?, upstream.is_some())?;
-            problem.cross_check(self.context().cross_check(), &y.download()?, strategy)?;
+            let accuracy = accuracy_of(softmax.strategy(&view(x)?, upstream.is_some())?);
+            problem.cross_check(self.context().cross_check(), &y.download()?, accuracy)?;
         }
         Ok(y)
     }

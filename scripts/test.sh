@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+# Runs every check and test on what this machine has, and says what it had to skip.
+set -u
+
+usage() {
+    cat <<'TEXT'
+Usage: scripts/test.sh [--install-drivers] [--release]
+
+Runs the style checks, the documentation, the test suite on every adapter found, the suite's GPU part again at
+lavapipe's other subgroup widths, the build without any backend, and the wasm32 check.
+
+  --install-drivers  first install the software drivers (lavapipe, GL, SwiftShader) with apt; needs root
+  --release          also run the README's first command as on a machine without any Vulkan driver
+
+REQUIRE_ADAPTERS=llvmpipe,swiftshader,gl makes a missing adapter a failure.
+The last line is "N passed, N failed, N skipped": the test runners' own counts added up; a failed group that counts no tests
+is one failure, a group that could not run is one skipped.
+TEXT
+}
+
+install_drivers=false
+release=false
+for argument in "$@"; do
+    case $argument in
+        --install-drivers) install_drivers=true ;;
+        --release) release=true ;;
+        -h | --help)
+            usage
+            exit 0
+            ;;
+        *)
+            printf 'test.sh: unknown argument %s\n\n' "$argument" >&2
+            usage >&2
+            exit 2
+            ;;
+    esac
+done
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || exit 1
+cd "$root" || exit 1
+scratch=$(mktemp -d) || exit 1
+trap 'rm -rf "$scratch"' EXIT
+
+driver_packages=(mesa-vulkan-drivers libvulkan1 libegl1 libgl1-mesa-dri libgles2 chromium)
+
+install_missing_drivers() {
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+        echo 'test.sh: --install-drivers knows apt only, and it is not here; install lavapipe, EGL and GLES by hand' >&2
+        return 1
+    fi
+    local package missing=()
+    for package in "${driver_packages[@]}"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$package")
+    done
+    if [ "${#missing[@]}" -eq 0 ]; then
+        echo 'Software drivers: all there'
+        return 0
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "test.sh: --install-drivers needs root for: apt-get install ${missing[*]}" >&2
+        return 1
+    fi
+    echo "Software drivers: installing ${missing[*]}"
+    local install=(apt-get install -qq -y --no-install-recommends "${missing[@]}")
+    export DEBIAN_FRONTEND=noninteractive
+    # The package lists are fetched only where they are absent or out of date.
+    "${install[@]}" </dev/null >"$scratch/apt" 2>&1 && return 0
+    { apt-get update -qq && "${install[@]}"; } </dev/null >"$scratch/apt" 2>&1 && return 0
+    tail -n 15 "$scratch/apt" >&2
+    echo 'test.sh: apt could not install the drivers' >&2
+    return 1
+}
+
+# Vulkan drivers: what the loader finds by itself, and SwiftShader beside it, which Chromium brings along unannounced.
+find_drivers() {
+    local manifest manifests=()
+    lavapipe=
+    for manifest in /usr/share/vulkan/icd.d/*.json /usr/local/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json \
+        /usr/lib/chromium/vk_swiftshader_icd.json; do
+        [ -f "$manifest" ] || continue
+        manifests+=("$manifest")
+        case $manifest in
+            */lvp_icd*) lavapipe=$manifest ;;
+        esac
+    done
+    if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] && [ "${#manifests[@]}" -gt 0 ]; then
+        VK_DRIVER_FILES=$(IFS=: && echo "${manifests[*]}")
+        export VK_DRIVER_FILES
+    fi
+    # Mesa wants a private folder there, and its device selection layer talks on stderr.
+    if [ -z "${XDG_RUNTIME_DIR:-}" ]; then
+        export XDG_RUNTIME_DIR=$scratch/runtime
+        mkdir -m 700 "$XDG_RUNTIME_DIR"
+    fi
+    export NODEVICE_SELECT=1
+    # GL without a window system.
+    if [ -z "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
+        export EGL_PLATFORM=${EGL_PLATFORM:-surfaceless}
+    fi
+    echo "Vulkan drivers: ${VK_DRIVER_FILES:-${VK_ICD_FILENAMES:-what the loader finds}}"
+    echo "Required adapters: ${REQUIRE_ADAPTERS:-none, what is not there is skipped}"
+}
+
+passed=0
+failed=0
+skipped=0
+rows=()
+notes=()
+
+# Adds up the closing lines of cargo's test runner in a log.
+count() {
+    awk -v which="$2" '/^test result: / {
+        for (i = 2; i <= NF; i++) if ($i ~ "^" which ";?$") sum += $(i - 1)
+    } END { print sum + 0 }' "$1"
+}
+
+# group NAME COMMAND...: runs a command, counts its tests, remembers how it went. Exit code 3 means skipped.
+group() {
+    local name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    local log=$scratch/log start=$SECONDS code
+    "$@" </dev/null 2>&1 | tee "$log"
+    code=${PIPESTATUS[0]}
+    local good bad ignored verdict
+    good=$(count "$log" passed)
+    bad=$(count "$log" failed)
+    ignored=$(count "$log" ignored)
+    case $code in
+        0) verdict=ok ;;
+        3)
+            verdict=SKIPPED
+            ignored=$((ignored + 1))
+            ;;
+        *)
+            verdict=FAILED
+            # A runner that died, or a check that counts nothing, is a failure all the same.
+            [ "$bad" -gt 0 ] || bad=1
+            ;;
+    esac
+    passed=$((passed + good))
+    failed=$((failed + bad))
+    skipped=$((skipped + ignored))
+    rows+=("$(printf '%-44s %-8s %5d s  %5d passed' "$name" "$verdict" $((SECONDS - start)) "$good")")
+    local line
+    while IFS= read -r line; do
+        notes+=("$name: $line")
+    done < <(grep -a '^SKIPPED' "$log" | sort -u)
+}
+
+skip_group() {
+    printf '\n== %s\nSKIPPED: %s\n' "$1" "$2"
+    skipped=$((skipped + 1))
+    rows+=("$(printf '%-44s %-8s' "$1" SKIPPED)")
+    notes+=("$1: $2")
+}
+
+build_docs() {
+    RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features cli
+}
+
+run_examples() {
+    local example
+    for example in examples/*.rs; do
+        [ -f "$example" ] || continue
+        example=${example##*/}
+        printf -- '-- %s\n' "${example%.rs}"
+        cargo run --locked --quiet --features cli --example "${example%.rs}" || return 1
+    done
+}
+
+# Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes.
+suite_at_vector_width() {
+    env LP_NATIVE_VECTOR_WIDTH="$1" VK_DRIVER_FILES="$lavapipe" REQUIRE_ADAPTERS=llvmpipe \
+        cargo test --locked --no-fail-fast --features cli --test suite gpu_
+}
+
+# The README's first command where no Vulkan driver can be found: the CPU path.
+first_command() {
+    env VK_DRIVER_FILES=/dev/null VK_ICD_FILENAMES=/dev/null cargo run --locked --release --features cli
+}
+
+if $install_drivers; then
+    install_missing_drivers || exit 2
+fi
+find_drivers
+
+group 'format' cargo fmt --check
+group 'clippy' cargo clippy --locked --all-targets --features cli -- -D warnings
+group 'documentation' build_docs
+group 'tests, every adapter' cargo test --locked --no-fail-fast --features cli --lib --bins --tests
+group 'documentation tests' cargo test --locked --no-fail-fast --features cli --doc
+for width in 128 512; do
+    if [ -n "$lavapipe" ]; then
+        group "tests, lavapipe with $((width / 32)) lanes" suite_at_vector_width "$width"
+    else
+        skip_group "tests, lavapipe with $((width / 32)) lanes" 'lavapipe is not installed (--install-drivers)'
+    fi
+done
+group 'examples' run_examples
+group 'library without backends' cargo clippy --locked --lib --no-default-features -- -D warnings
+group 'library for wasm32' scripts/wasm-check.sh
+if $release; then
+    group 'first command of the README, no driver' first_command
+fi
+
+printf '\n== summary\n'
+printf '%s\n' "${rows[@]}"
+printf 'total %d s\n' "$SECONDS"
+if [ "${#notes[@]}" -gt 0 ]; then
+    printf '\nSkipped:\n'
+    printf '  %s\n' "${notes[@]}"
+fi
+printf '\n%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,229 @@
+//! Benchmarks: verified once, then timed, and set against the same device's own copy speed in the same run.
+
+use crate::context::{Context, CrossCheck};
+use crate::element::DType;
+use crate::error::Result;
+use crate::gpu::{Gpu, Recording, Step, Timing};
+use crate::ops::softmax::cases::{Case as SoftmaxCase, bench_cases};
+use crate::verify::shape_text;
+use std::time::{Duration, Instant};
+
+const COPY: &str = include_str!("../shaders/copy.wgsl");
+
+/// Something that can be timed on a context.
+pub trait Workload: Send + Sync {
+    /// Name of the operation.
+    fn op(&self) -> &'static str;
+    /// Shape in words.
+    fn shape(&self) -> String;
+    /// Storage type.
+    fn dtype(&self) -> DType;
+    /// Least traffic in bytes: every input read once, every output written once.
+    fn bytes(&self) -> u64;
+    /// Uploads the data, checks one result against the oracle and makes ready to be timed.
+    fn prepare(&self, context: &Context) -> Result<Prepared>;
+}
+
+/// A workload ready to run: on a GPU a recording, on the CPU path a function.
+pub enum Prepared {
+    /// Dispatches on a device.
+    Gpu(Gpu, Recording),
+    /// A call of the CPU path.
+    Cpu(Box<dyn FnMut() + Send>),
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Prepared::Gpu(..) => "Prepared::Gpu",
+            Prepared::Cpu(_) => "Prepared::Cpu",
+        })
+    }
+}
+
+impl Prepared {
+    /// Runs `repeats` times in one submission and gives the time of one.
+    fn time(&mut self, repeats: u32) -> Result<Timing> {
+        let total = match self {
+            Prepared::Gpu(gpu, recording) => gpu.time(|pass| {
+                for _ in 0..repeats {
+                    recording.record_pass(pass);
+                }
+            })?,
+            Prepared::Cpu(call) => {
+                let start = Instant::now();
+                for _ in 0..repeats {
+                    call();
+                }
+                Timing { seconds: start.elapsed().as_secs_f64(), timer: "wall" }
+            }
+        };
+        Ok(Timing { seconds: total.seconds / f64::from(repeats), timer: total.timer })
+    }
+
+    /// Samples for about `budget`: seconds of one run each, sorted.
+    fn sample(&mut self, budget: Duration) -> Result<(Vec<f64>, &'static str)> {
+        let mut first = self.time(1)?;
+        // The first run pays for pages and pipelines.
+        first.seconds = first.seconds.min(self.time(1)?.seconds);
+        let repeats = (0.01 / first.seconds.max(1e-7)).clamp(1.0, 200.0) as u32;
+        let mut samples = Vec::new();
+        let start = Instant::now();
+        while samples.len() < 5 || (start.elapsed() < budget && samples.len() < 200) {
+            samples.push(self.time(repeats)?.seconds);
+        }
+        samples.sort_by(f64::total_cmp);
+        Ok((samples, first.timer))
+    }
+}
+
+/// How a workload did.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct BenchReport {
+    /// Name of the operation.
+    pub op: String,
+    /// Shape.
+    pub shape: String,
+    /// Storage type.
+    pub dtype: DType,
+    /// Fastest sample.
+    pub seconds_min: f64,
+    /// Median of the samples.
+    pub seconds_median: f64,
+    /// 95th percentile of the samples.
+    pub seconds_p95: f64,
+    /// Least traffic in bytes.
+    pub bytes: u64,
+    /// Whether the result was compared with the oracle and is within its bound.
+    pub verified: bool,
+    /// `timestamps` or `wall`.
+    pub timer: &'static str,
+    /// Speed of a copy of the same traffic on the same device in the same run, in GB/s of reads and writes.
+    pub copy_gbps: f64,
+}
+
+impl BenchReport {
+    /// GB/s of the least traffic, from the median.
+    pub fn gbps(&self) -> f64 {
+        self.bytes as f64 / self.seconds_median * 1e-9
+    }
+
+    /// Fraction of the device's copy speed.
+    pub fn fraction_of_copy(&self) -> f64 {
+        self.gbps() / self.copy_gbps
+    }
+}
+
+/// The workloads of all operations, or of the one named (with its gradient).
+pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
+    let all = bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>);
+    all.filter(|c| op.is_none_or(|name| c.op() == name || c.op().strip_suffix("_backward") == Some(name))).collect()
+}
+
+/// Checks and times a workload and a copy of the same traffic, for about `budget` together.
+pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<BenchReport> {
+    let mut prepared = case.prepare(context)?;
+    let mut copy = prepare_copy(context, case.bytes())?;
+    // Half of the copy before, half after: a machine that grows slower is noticed.
+    let before = copy.sample(budget / 6)?.0;
+    let (samples, timer) = prepared.sample(budget * 2 / 3)?;
+    let mut copies = copy.sample(budget / 6)?.0;
+    copies.extend(before);
+    copies.sort_by(f64::total_cmp);
+    Ok(BenchReport {
+        op: case.op().into(),
+        shape: case.shape(),
+        dtype: case.dtype(),
+        seconds_min: samples[0],
+        seconds_median: percentile(&samples, 0.5),
+        seconds_p95: percentile(&samples, 0.95),
+        bytes: case.bytes(),
+        verified: true,
+        timer,
+        copy_gbps: case.bytes() as f64 / percentile(&copies, 0.5) * 1e-9,
+    })
+}
+
+/// Speed of copying so that `bytes` are read and written together, in GB/s.
+pub fn copy_speed(context: &Context, bytes: u64, budget: Duration) -> Result<f64> {
+    let (samples, _) = prepare_copy(context, bytes)?.sample(budget)?;
+    Ok(bytes as f64 / percentile(&samples, 0.5) * 1e-9)
+}
+
+fn percentile(sorted: &[f64], p: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * p).round() as usize]
+}
+
+/// A copy that reads `bytes / 2` and writes as many.
+fn prepare_copy(context: &Context, bytes: u64) -> Result<Prepared> {
+    let size = (bytes / 2).next_multiple_of(16).max(16);
+    let Some(gpu) = context.gpu() else {
+        let source = vec![1u8; size as usize];
+        let mut target = vec![0u8; size as usize];
+        return Ok(Prepared::Cpu(Box::new(move || copy_on_cpu(&source, &mut target))));
+    };
+    let kernel = gpu.kernel("copy", COPY, "main")?;
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+    let source = gpu.create_buffer("copy source", size, usage)?;
+    let target = gpu.create_buffer("copy target", size, usage)?;
+    // The same windows that an operation would need.
+    let window = gpu.capabilities().max_binding / 256 * 256;
+    let mut steps = Vec::new();
+    for offset in (0..size).step_by(window as usize) {
+        let taken = window.min(size - offset);
+        let words = taken / 16;
+        let grid = crate::gpu::grid(words.div_ceil(1024), gpu.capabilities().max_workgroups)?;
+        let params = gpu.create_buffer("copy parameters", 16, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)?;
+        gpu.queue().write_buffer(&params, 0, bytemuck::cast_slice(&[words as u32, grid[0], 0, 0]));
+        let slice = |buffer| {
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(taken) })
+        };
+        let resources = [
+            ("params", params.as_entire_binding()),
+            ("source_data", slice(&source)),
+            ("target_data", slice(&target)),
+        ];
+        steps.push(Step { bind_group: kernel.bind(gpu, &resources)?, kernel: kernel.clone(), grid });
+    }
+    Ok(Prepared::Gpu(gpu.clone(), Recording { label: "copy", steps }))
+}
+
+/// memcpy on all threads.
+fn copy_on_cpu(source: &[u8], target: &mut [u8]) {
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        use rayon::prelude::*;
+        let part = source.len().div_ceil(rayon::current_num_threads()).max(1);
+        target.par_chunks_mut(part).zip(source.par_chunks(part)).for_each(|(t, s)| t.copy_from_slice(s));
+    }
+    #[cfg(target_arch = "wasm32")]
+    target.copy_from_slice(source);
+    std::hint::black_box(target);
+}
+
+impl Workload for SoftmaxCase {
+    fn op(&self) -> &'static str {
+        self.quantity.name()
+    }
+
+    fn shape(&self) -> String {
+        shape_text(&self.shape)
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn bytes(&self) -> u64 {
+        SoftmaxCase::bytes(self)
+    }
+
+    fn prepare(&self, context: &Context) -> Result<Prepared> {
+        // One result is compared with the oracle, row by row on a sample of rows.
+        self.compute_checked(&context.clone().with_cross_check(CrossCheck::Sampled))?;
+        match context.gpu() {
+            Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
+            None => Ok(Prepared::Cpu(self.call_on_cpu())),
+        }
+    }
+}
