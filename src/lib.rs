@@ -29,6 +29,7 @@ pub use context::devices;
 pub use context::{Context, ContextOptions, CrossCheck, OnDeviceLost, devices_async};
 pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
+pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
 pub use ops::softmax::{MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy};
 #[cfg(not(target_arch = "wasm32"))]

@@ -5,7 +5,21 @@ mod adapters;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/cpu_softmax.rs"]
+mod cpu_softmax;
+#[path = "suite/data.rs"]
+mod data;
+#[path = "suite/elementary.rs"]
+mod gpu_elementary;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpus.rs"]
+mod gpus;
+#[path = "suite/hard_rows.rs"]
+mod hard_rows;
 #[path = "suite/house.rs"]
 mod house;
+#[path = "suite/onnx.rs"]
+mod onnx;
+#[path = "suite/probe.rs"]
+mod gpu_probe;

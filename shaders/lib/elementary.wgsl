@@ -40,13 +40,14 @@ fn m_exp_tail(r: f32) -> f32 {
     return q * r + 0.5;
 }
 
-// For |x| <= 104; relative error of high + low about 2^-27.
+// For |x| <= 104; high = fl(high + low), relative error of the pair about 2^-27.
 fn m_exp_parts(x: f32, zero: u32) -> MExpParts {
     let t = m_exp_reduce(x, zero);
     let y = opaque(1.0 + t.x, zero);
     let rest = opaque(t.x - opaque(y - 1.0, zero), zero);
-    let low = opaque(rest + (m_exp_tail(t.x) * (t.x * t.x) + t.y), zero);
-    return MExpParts(y, low, i32(t.z));
+    let tail = opaque(rest + (m_exp_tail(t.x) * (t.x * t.x) + t.y), zero);
+    let p = fast_two_sum(y, tail, zero);
+    return MExpParts(p.x, p.y, i32(t.z));
 }
 
 fn m_exp(x: f32, zero: u32) -> f32 {

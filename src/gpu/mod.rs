@@ -4,6 +4,7 @@ mod adapters;
 mod capabilities;
 mod kernel;
 mod plan;
+pub mod probe;
 pub(crate) mod source;
 mod timing;
 mod view;

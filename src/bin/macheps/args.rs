@@ -117,8 +117,7 @@ pub struct RunArgs {
 }
 
 fn dtype(text: &str) -> Result<DType, String> {
-    text.parse()
-        .map_err(|_| "expected f32, f16 or bf16".to_string())
+    text.parse().map_err(|_| "expected f32, f16 or bf16".to_string())
 }
 
 #[cfg(test)]
@@ -134,8 +133,7 @@ mod tests {
     #[test]
     fn reads_a_run() {
         let cli = Cli::try_parse_from([
-            "macheps", "run", "softmax", "--input", "x=a.npy", "--set", "axis=-1", "--dtype",
-            "bf16", "--check",
+            "macheps", "run", "softmax", "--input", "x=a.npy", "--set", "axis=-1", "--dtype", "bf16", "--check",
         ])
         .unwrap();
         let Some(Command::Run(run)) = cli.command else {

@@ -3,9 +3,7 @@
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
-use macheps::{
-    Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element,
-};
+use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element};
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -79,12 +77,7 @@ impl Device {
 
     /// Computes y.
     pub fn forward<T: Element>(&self, p: &Problem<T>) -> Outcome<Vec<T>> {
-        Ok(softmax::forward(
-            &self.context,
-            p.kind,
-            &p.input(),
-            &p.options,
-        )?)
+        Ok(softmax::forward(&self.context, p.kind, &p.input(), &p.options)?)
     }
 
     /// Computes the gradient of x.
@@ -101,27 +94,14 @@ impl Device {
     /// Compares y with the CPU reference within the stated bound; says how close it is.
     pub fn check_forward<T: Element>(&self, p: &Problem<T>, y: &[T]) -> Outcome<String> {
         let maps = Maps::new(p)?;
-        let want = reference::forward(
-            p.kind,
-            p.x,
-            &maps.x,
-            maps.mask(p),
-            &p.options,
-            maps.queries,
-            &maps.y,
-        );
+        let want = reference::forward(p.kind, p.x, &maps.x, maps.mask(p), &p.options, maps.queries, &maps.y);
         self.judge(&want, y, Quantity::Forward(p.kind), |context| {
             softmax::forward(context, p.kind, &p.input(), &p.options).map(drop)
         })
     }
 
     /// The same for a gradient.
-    pub fn check_backward<T: Element>(
-        &self,
-        p: &Problem<T>,
-        upstream: &[T],
-        grad: &[T],
-    ) -> Outcome<String> {
+    pub fn check_backward<T: Element>(&self, p: &Problem<T>, upstream: &[T], grad: &[T]) -> Outcome<String> {
         let maps = Maps::new(p)?;
         let (mask, options) = (maps.mask(p), &p.options);
         let want = reference::backward(
@@ -152,10 +132,7 @@ impl Device {
         let (accuracy, outcome) = match want.check(got, quantity, Accuracy::Standard) {
             Err(_) if self.context.gpu().is_some() => {
                 again(&self.context.clone().with_cross_check(CrossCheck::Full))?;
-                (
-                    Accuracy::Relaxed,
-                    want.check(got, quantity, Accuracy::Relaxed),
-                )
+                (Accuracy::Relaxed, want.check(got, quantity, Accuracy::Relaxed))
             }
             outcome => (Accuracy::Standard, outcome),
         };
@@ -228,12 +205,16 @@ impl Maps {
 
 /// The cases of `verify`, of one operation or of all.
 pub fn verify_cases(op: Option<&str>) -> Outcome<Vec<Box<dyn verify::Case>>> {
-    known(verify::cases(op), op, || verify::cases(None).iter().map(|c| c.op()).collect())
+    known(verify::cases(op), op, || {
+        verify::cases(None).iter().map(|c| c.op()).collect()
+    })
 }
 
 /// The cases of `bench`, of one operation or of all.
 pub fn bench_cases(quick: bool, op: Option<&str>) -> Outcome<Vec<Box<dyn bench::Workload>>> {
-    known(bench::cases(quick, op), op, || bench::cases(quick, None).iter().map(|c| c.op()).collect())
+    known(bench::cases(quick, op), op, || {
+        bench::cases(quick, None).iter().map(|c| c.op()).collect()
+    })
 }
 
 /// Cases, unless there is none since no operation has the name.
@@ -246,7 +227,10 @@ fn known<T>(cases: Vec<T>, op: Option<&str>, names: impl FnOnce() -> Vec<&'stati
                     there.push(name);
                 }
             }
-            Err(Failure::usage(format!("no operation named '{op}'; there is {}", there.join(", "))))
+            Err(Failure::usage(format!(
+                "no operation named '{op}'; there is {}",
+                there.join(", ")
+            )))
         }
         _ => Ok(cases),
     }
@@ -259,7 +243,8 @@ impl Device {
             Some(gpu) => gpu.probe()?,
             None => macheps::probe::cpu(),
         };
-        let json = serde_json::to_value(&report).map_err(|e| Failure::usage(format!("the probe cannot be written as JSON: {e}")))?;
+        let json = serde_json::to_value(&report)
+            .map_err(|e| Failure::usage(format!("the probe cannot be written as JSON: {e}")))?;
         Ok((report.to_string(), json))
     }
 
@@ -288,7 +273,11 @@ impl Device {
             shape: case.shape(),
             dtype: case.dtype().name(),
             device: self.adapter.name.clone(),
-            seconds: Seconds { min: f64::NAN, median: f64::NAN, p95: f64::NAN },
+            seconds: Seconds {
+                min: f64::NAN,
+                median: f64::NAN,
+                p95: f64::NAN,
+            },
             bytes: case.bytes(),
             gbps: f64::NAN,
             copy_gbps: f64::NAN,
@@ -298,8 +287,11 @@ impl Device {
         };
         match bench::run(&self.context, case, budget) {
             Ok(report) => {
-                result.seconds =
-                    Seconds { min: report.seconds_min, median: report.seconds_median, p95: report.seconds_p95 };
+                result.seconds = Seconds {
+                    min: report.seconds_min,
+                    median: report.seconds_median,
+                    p95: report.seconds_p95,
+                };
                 result.gbps = report.gbps();
                 result.copy_gbps = report.copy_gbps;
                 result.fraction_of_copy = report.fraction_of_copy();
@@ -307,7 +299,10 @@ impl Device {
                 result.timer = report.timer;
             }
             Err(error @ macheps::Error::DeviceLost { .. }) => return Err(error.into()),
-            Err(error) => output::note(&format!("bench {} {} {}: {error}", result.op, result.shape, result.dtype)),
+            Err(error) => output::note(&format!(
+                "bench {} {} {}: {error}",
+                result.op, result.shape, result.dtype
+            )),
         }
         Ok(result)
     }

@@ -49,8 +49,7 @@ struct OldSeconds {
 impl Old {
     /// Reads a document that `bench --json` wrote.
     pub fn read(path: &Path) -> Outcome<Old> {
-        let text =
-            std::fs::read(path).map_err(|e| Failure::file(path, format!("cannot be read: {e}")))?;
+        let text = std::fs::read(path).map_err(|e| Failure::file(path, format!("cannot be read: {e}")))?;
         let old: Old = serde_json::from_slice(&text)
             .map_err(|e| Failure::file(path, format!("expected what bench --json wrote: {e}")))?;
         if old.schema != "macheps.bench/1" {
@@ -124,10 +123,7 @@ impl Old {
         ];
         let mut text = format!("Against an earlier run (macheps {}):\n", self.version);
         if self.adapter.name != adapter.name || self.adapter.backend != adapter.backend {
-            text += &format!(
-                "Different devices: {} then, {adapter} now.\n",
-                self.adapter()
-            );
+            text += &format!("Different devices: {} then, {adapter} now.\n", self.adapter());
         } else if self.adapter.driver != adapter.driver {
             text += &format!(
                 "Different drivers: {} then, {} now.\n",
@@ -148,11 +144,7 @@ impl Old {
     }
 
     fn adapter(&self) -> Adapter {
-        let OldAdapter {
-            name,
-            backend,
-            driver,
-        } = &self.adapter;
+        let OldAdapter { name, backend, driver } = &self.adapter;
         Adapter {
             name: name.clone(),
             backend: backend.clone(),

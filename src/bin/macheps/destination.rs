@@ -56,15 +56,10 @@ impl Destination {
                     )));
                 }
                 Some("safetensors") if name.is_empty() || name == "__metadata__" => {
-                    return Err(Failure::usage(format!(
-                        "{text}: '{name}' is no name for a tensor"
-                    )));
+                    return Err(Failure::usage(format!("{text}: '{name}' is no name for a tensor")));
                 }
                 Some("safetensors") => {
-                    return Ok(Destination::Safetensors(
-                        path.into(),
-                        Some(name.to_string()),
-                    ));
+                    return Ok(Destination::Safetensors(path.into(), Some(name.to_string())));
                 }
                 _ => {}
             }
@@ -97,10 +92,7 @@ pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
         }
         let folder = folder(path);
         if !folder.is_dir() {
-            return Err(Failure::file(
-                path,
-                format!("there is no folder {}", folder.display()),
-            ));
+            return Err(Failure::file(path, format!("there is no folder {}", folder.display())));
         }
         if matches!(destination, Destination::Npy(_)) && dtype == DType::Bf16 {
             return Err(Failure::file(
@@ -122,15 +114,10 @@ pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
                         format!("is the file of both {other_name} and {name}"),
                     ));
                 }
-                Destination::Safetensors(..)
-                    if other.tensor(other_name) == destination.tensor(name) =>
-                {
+                Destination::Safetensors(..) if other.tensor(other_name) == destination.tensor(name) => {
                     return Err(Failure::file(
                         path,
-                        format!(
-                            "tensor '{}' is both {other_name} and {name}",
-                            destination.tensor(name)
-                        ),
+                        format!("tensor '{}' is both {other_name} and {name}", destination.tensor(name)),
                     ));
                 }
                 Destination::Safetensors(..) => {}
@@ -152,10 +139,7 @@ pub fn write(outputs: &[(Output, Destination)]) -> Outcome {
             [(output, Destination::Npy(_))] => npy(output),
             _ => safe(&parts),
         };
-        staged.push(Staged::new(
-            path,
-            &bytes.map_err(|e| Failure::file(path, e))?,
-        )?);
+        staged.push(Staged::new(path, &bytes.map_err(|e| Failure::file(path, e))?)?);
     }
     staged.into_iter().try_for_each(Staged::publish)
 }
@@ -191,8 +175,7 @@ fn safe(parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
             DType::F16 => Dtype::F16,
             DType::Bf16 => Dtype::BF16,
         };
-        let view = TensorView::new(dtype, output.shape.clone(), &output.bytes)
-            .map_err(|e| e.to_string())?;
+        let view = TensorView::new(dtype, output.shape.clone(), &output.bytes).map_err(|e| e.to_string())?;
         views.push((destination.tensor(&output.name), view));
     }
     safetensors::serialize(views, None).map_err(|e| e.to_string())
@@ -260,18 +243,12 @@ mod tests {
     fn output(name: &str, dtype: DType, values: &[f32]) -> Output {
         let bytes = match dtype {
             DType::F32 => crate::tensor::to_bytes(values),
-            DType::F16 => crate::tensor::to_bytes(
-                &values
-                    .iter()
-                    .map(|&v| macheps::f16::from_f32(v))
-                    .collect::<Vec<_>>(),
-            ),
-            DType::Bf16 => crate::tensor::to_bytes(
-                &values
-                    .iter()
-                    .map(|&v| macheps::bf16::from_f32(v))
-                    .collect::<Vec<_>>(),
-            ),
+            DType::F16 => {
+                crate::tensor::to_bytes(&values.iter().map(|&v| macheps::f16::from_f32(v)).collect::<Vec<_>>())
+            }
+            DType::Bf16 => {
+                crate::tensor::to_bytes(&values.iter().map(|&v| macheps::bf16::from_f32(v)).collect::<Vec<_>>())
+            }
         };
         Output {
             name: name.to_string(),
@@ -282,26 +259,15 @@ mod tests {
     }
 
     fn read(text: &str) -> Vec<f32> {
-        Source::parse(text)
-            .unwrap()
-            .read()
-            .unwrap()
-            .convert::<f32>()
-            .0
+        Source::parse(text).unwrap().read().unwrap().convert::<f32>().0
     }
 
     #[test]
     fn parses() {
-        assert_eq!(
-            Destination::parse("y.npy"),
-            Ok(Destination::Npy("y.npy".into()))
-        );
+        assert_eq!(Destination::parse("y.npy"), Ok(Destination::Npy("y.npy".into())));
         assert_eq!(
             Destination::parse("o.safetensors#y"),
-            Ok(Destination::Safetensors(
-                "o.safetensors".into(),
-                Some("y".into())
-            ))
+            Ok(Destination::Safetensors("o.safetensors".into(), Some("y".into())))
         );
         assert_eq!(
             Destination::parse("o#1/o.safetensors"),
@@ -328,14 +294,8 @@ mod tests {
         write(&[
             (output("y", DType::F32, &values), to(&at("y.npy"))),
             (output("h", DType::F16, &values), to(&at("h.npy"))),
-            (
-                output("y", DType::Bf16, &values),
-                to(&at("o.safetensors#a")),
-            ),
-            (
-                output("grad", DType::F16, &values[..1]),
-                to(&at("o.safetensors")),
-            ),
+            (output("y", DType::Bf16, &values), to(&at("o.safetensors#a"))),
+            (output("grad", DType::F16, &values[..1]), to(&at("o.safetensors"))),
         ])
         .unwrap();
         assert_eq!(read(&at("y.npy")), values);
@@ -348,9 +308,7 @@ mod tests {
     #[test]
     fn checks_before() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| {
-            Destination::parse(&folder.path().join(name).display().to_string()).unwrap()
-        };
+        let at = |name: &str| Destination::parse(&folder.path().join(name).display().to_string()).unwrap();
         let two = |a: &str, b: &str| [("y".to_string(), at(a)), ("grad".to_string(), at(b))];
         assert!(check(&two("y.npy", "g.npy"), DType::F32).is_ok());
         assert!(check(&two("y.npy", "g.npy"), DType::Bf16).is_err());

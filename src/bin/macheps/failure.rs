@@ -59,11 +59,9 @@ impl From<macheps::Error> for Failure {
         use macheps::Error::*;
         match error {
             // The machine's fault or a wrong result, not the user's.
-            Mismatch { .. }
-            | DeviceRequest { .. }
-            | DeviceLost { .. }
-            | Timeout { .. }
-            | Wgpu(_) => Failure::Check(error.to_string()),
+            Mismatch { .. } | DeviceRequest { .. } | DeviceLost { .. } | Timeout { .. } | Wgpu(_) => {
+                Failure::Check(error.to_string())
+            }
             other => Failure::Usage(other.to_string()),
         }
     }

@@ -10,9 +10,7 @@ use crate::failure::{Failure, Outcome};
 pub fn print(text: &str) -> Outcome {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(Failure::usage(format!("stdout cannot be written: {e}")))
-        }
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::usage(format!("stdout cannot be written: {e}"))),
         _ => Ok(()),
     }
 }

@@ -116,9 +116,7 @@ pub struct Seconds {
 
 /// The cases of a bench as CSV.
 pub fn csv(cases: &[BenchCase]) -> Outcome<String> {
-    let failed = |e: &dyn std::fmt::Display| {
-        Failure::usage(format!("the results cannot be written as CSV: {e}"))
-    };
+    let failed = |e: &dyn std::fmt::Display| Failure::usage(format!("the results cannot be written as CSV: {e}"));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer
         .write_record([

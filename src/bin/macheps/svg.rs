@@ -28,12 +28,7 @@ const WRONG: &str = "#b42318";
 pub fn chart(adapter: &Adapter, cases: &[BenchCase]) -> String {
     let labels: Vec<String> = cases
         .iter()
-        .map(|c| {
-            shorten(
-                &format!("{}  {}  {}", c.op, c.shape, c.dtype),
-                LONGEST_LABEL,
-            )
-        })
+        .map(|c| shorten(&format!("{}  {}  {}", c.op, c.shape, c.dtype), LONGEST_LABEL))
         .collect();
     let widest = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0) as f64;
     let left = MARGIN + widest * CHARACTER + 12.0;
@@ -87,11 +82,7 @@ pub fn chart(adapter: &Adapter, cases: &[BenchCase]) -> String {
     let mut legend = MARGIN;
     let any_wrong = cases.iter().any(|c| !c.verified);
     for (color, label, shown) in [
-        (
-            KERNEL,
-            "kernel: GB/s at the median time (share of copy)",
-            true,
-        ),
+        (KERNEL, "kernel: GB/s at the median time (share of copy)", true),
         (COPY, "copy on this device", true),
         (WRONG, "kernel with a wrong result", any_wrong),
     ] {
@@ -137,11 +128,7 @@ pub fn chart(adapter: &Adapter, cases: &[BenchCase]) -> String {
         let figures = match (case.gbps.is_finite(), case.fraction_of_copy.is_finite()) {
             (false, _) => "not measured".to_string(),
             (true, false) => table::gbps(case.gbps),
-            (true, true) => format!(
-                "{} ({})",
-                table::gbps(case.gbps),
-                table::percent(case.fraction_of_copy)
-            ),
+            (true, true) => format!("{} ({})", table::gbps(case.gbps), table::percent(case.fraction_of_copy)),
         };
         let end = x(case.gbps).max(x(case.copy_gbps)) + 8.0;
         line(format_args!(
@@ -165,14 +152,7 @@ pub fn chart(adapter: &Adapter, cases: &[BenchCase]) -> String {
     svg
 }
 
-fn bar(
-    line: &mut impl FnMut(std::fmt::Arguments),
-    from: f64,
-    to: f64,
-    middle: f64,
-    height: f64,
-    color: &str,
-) {
+fn bar(line: &mut impl FnMut(std::fmt::Arguments), from: f64, to: f64, middle: f64, height: f64, color: &str) {
     line(format_args!(
         r#"<rect x="{from:.1}" y="{:.1}" width="{:.1}" height="{height}" fill="{color}"/>"#,
         middle - height / 2.0,
@@ -241,10 +221,7 @@ mod tests {
                 "{highest}: {got:?}"
             );
         }
-        assert_eq!(
-            (tick(0.4, 0.2), tick(1000.0, 1000.0)),
-            ("0.4".into(), "1000".into())
-        );
+        assert_eq!((tick(0.4, 0.2), tick(1000.0, 1000.0)), ("0.4".into(), "1000".into()));
     }
 
     #[test]
@@ -259,9 +236,7 @@ mod tests {
         device.name = "A & B <\u{1}\"GPU\">".to_string();
         let svg = chart(&device, &cases);
         assert!(
-            svg.contains("A &amp; B &lt;&quot;GPU&quot;&gt;")
-                && svg.contains(WRONG)
-                && svg.contains("not measured")
+            svg.contains("A &amp; B &lt;&quot;GPU&quot;&gt;") && svg.contains(WRONG) && svg.contains("not measured")
         );
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
         assert!(svg.trim_end().ends_with("</svg>"));

@@ -6,8 +6,7 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 pub type Column = (&'static str, bool);
 
 /// A line under the titles and none elsewhere: reads well, and a script can split it at spaces.
-const STYLE: TableStyle =
-    TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-'));
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-'));
 
 /// Lays out rows under titles.
 pub fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
@@ -105,17 +104,11 @@ mod tests {
     fn aligns() {
         let text = table(
             &[("op", false), ("GB/s", true)],
-            [
-                vec!["a".into(), "1.0".into()],
-                vec!["long".into(), "100.0".into()],
-            ],
+            [vec!["a".into(), "1.0".into()], vec!["long".into(), "100.0".into()]],
         );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "{text}");
-        assert!(
-            lines[2].ends_with("  1.0") && lines[3].ends_with("100.0"),
-            "{text}"
-        );
+        assert!(lines[2].ends_with("  1.0") && lines[3].ends_with("100.0"), "{text}");
     }
 
     #[test]
@@ -124,10 +117,7 @@ mod tests {
             [2.5, 0.0123, 99.96e-6, 4e-9, f64::NAN].map(seconds),
             ["2.50 s", "12.3 ms", "100 us", "4.00 ns", "-"]
         );
-        assert_eq!(
-            [512, 2048, 3 << 29].map(bytes),
-            ["512 B", "2.0 KiB", "1.5 GiB"]
-        );
+        assert_eq!([512, 2048, 3 << 29].map(bytes), ["512 B", "2.0 KiB", "1.5 GiB"]);
         assert_eq!(
             [0.0, 1.25, 123.45, 1e-9, -1e7, f64::NEG_INFINITY].map(short),
             ["0", "1.250", "123.5", "1.000e-9", "-1.000e7", "-inf"]

@@ -101,25 +101,16 @@ impl Tensor {
         debug_assert_eq!(bytes.len(), shape.iter().product::<usize>() * stored.size());
         if stored == Stored::Bool {
             if let Some(at) = bytes.iter().position(|&b| b > 1) {
-                return Err(format!(
-                    "element {at} is {}; expected a bool, 0 or 1",
-                    bytes[at]
-                ));
+                return Err(format!("element {at} is {}; expected a bool, 0 or 1", bytes[at]));
             }
         }
         if big_endian {
-            bytes
-                .chunks_exact_mut(stored.size())
-                .for_each(<[u8]>::reverse);
+            bytes.chunks_exact_mut(stored.size()).for_each(<[u8]>::reverse);
         }
         if column_major && shape.len() > 1 {
             bytes = to_row_major(&bytes, &shape, stored.size());
         }
-        Ok(Tensor {
-            shape,
-            stored,
-            bytes,
-        })
+        Ok(Tensor { shape, stored, bytes })
     }
 
     /// The elements as `T`, rounded once to nearest, ties to even, and what was lost.
@@ -147,11 +138,7 @@ impl Tensor {
                 })
                 .collect(),
             Stored::Bool | Stored::U8 => self.bytes.iter().map(|&b| narrow(f64::from(b))).collect(),
-            Stored::I8 => self
-                .bytes
-                .iter()
-                .map(|&b| narrow(f64::from(b as i8)))
-                .collect(),
+            Stored::I8 => self.bytes.iter().map(|&b| narrow(f64::from(b as i8))).collect(),
             Stored::I16 => self.elements(|b| narrow(f64::from(i16::from_le_bytes(b)))),
             Stored::U16 => self.elements(|b| narrow(f64::from(u16::from_le_bytes(b)))),
             Stored::I32 => self.elements(|b| narrow(f64::from(i32::from_le_bytes(b)))),
@@ -198,9 +185,7 @@ fn magnitude_to_odd(value: u64) -> f64 {
 pub fn to_bytes<T: Element>(values: &[T]) -> Vec<u8> {
     let mut bytes = bytemuck::cast_slice::<T, u8>(values).to_vec();
     if cfg!(target_endian = "big") {
-        bytes
-            .chunks_exact_mut(size_of::<T>())
-            .for_each(<[u8]>::reverse);
+        bytes.chunks_exact_mut(size_of::<T>()).for_each(<[u8]>::reverse);
     }
     bytes
 }
@@ -214,9 +199,7 @@ fn to_row_major(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
         stride *= n;
     }
     let mut out = Vec::with_capacity(bytes.len());
-    for_each_offset(shape, &strides, |at| {
-        out.extend_from_slice(&bytes[at..at + size])
-    });
+    for_each_offset(shape, &strides, |at| out.extend_from_slice(&bytes[at..at + size]));
     out
 }
 
@@ -278,45 +261,18 @@ mod tests {
     use super::*;
 
     fn tensor(stored: Stored, bytes: Vec<u8>) -> Tensor {
-        Tensor::new(
-            vec![bytes.len() / stored.size()],
-            stored,
-            bytes,
-            false,
-            false,
-        )
-        .unwrap()
+        Tensor::new(vec![bytes.len() / stored.size()], stored, bytes, false, false).unwrap()
     }
 
     #[test]
     fn converts_with_one_rounding() {
         // Half an f16 ulp above 1, and a little more in bits that an f32 does not hold.
         let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
-        let values = [
-            above,
-            1.0 + 2f64.powi(-11),
-            65520.0,
-            65519.9,
-            f64::NEG_INFINITY,
-            1e-30,
-        ];
-        let t = tensor(
-            Stored::F64,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        );
+        let values = [above, 1.0 + 2f64.powi(-11), 65520.0, 65519.9, f64::NEG_INFINITY, 1e-30];
+        let t = tensor(Stored::F64, values.iter().flat_map(|v| v.to_le_bytes()).collect());
         let (got, loss) = t.convert::<f16>();
         let got: Vec<f32> = got.iter().map(|v| v.to_f32()).collect();
-        assert_eq!(
-            got,
-            [
-                1.0009766,
-                1.0,
-                f32::INFINITY,
-                65504.0,
-                f32::NEG_INFINITY,
-                0.0
-            ]
-        );
+        assert_eq!(got, [1.0009766, 1.0, f32::INFINITY, 65504.0, f32::NEG_INFINITY, 0.0]);
         assert_eq!(loss.overflowed, 1);
     }
 
@@ -330,15 +286,7 @@ mod tests {
                 .collect(),
         );
         let (got, _) = t.convert::<f32>();
-        assert_eq!(
-            got,
-            [
-                -9.223372e18,
-                -1.0,
-                16777216.0,
-                2f32.powi(60) + 2f32.powi(37)
-            ]
-        );
+        assert_eq!(got, [-9.223372e18, -1.0, 16777216.0, 2f32.powi(60) + 2f32.powi(37)]);
         let t = tensor(Stored::U64, u64::MAX.to_le_bytes().to_vec());
         assert_eq!(t.convert::<bf16>().0[0].to_f32(), 2f32.powi(64));
         let t = tensor(Stored::I8, vec![0xff, 0x7f]);
@@ -351,10 +299,7 @@ mod tests {
         let bytes = vec![0, 0, 0, 3, 0, 1, 0, 4, 0, 2, 0, 5];
         let t = Tensor::new(vec![2, 3], Stored::I16, bytes, true, true).unwrap();
         assert_eq!(t.convert::<f32>().0, [0., 1., 2., 3., 4., 5.]);
-        assert_eq!(
-            permute(&[0, 1, 2, 3, 4, 5], &[2, 3], &[1, 0]),
-            [0, 3, 1, 4, 2, 5]
-        );
+        assert_eq!(permute(&[0, 1, 2, 3, 4, 5], &[2, 3], &[1, 0]), [0, 3, 1, 4, 2, 5]);
         assert_eq!(permute(&[7], &[], &[]), [7]);
         assert_eq!(
             broadcast(&[1, 2], &[2, 1], &[2, 2, 3]),

@@ -470,6 +470,10 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// Entries of a row as they enter the exponential; the input itself where nothing is to be done.
     fn row_z<'b>(&'b self, row: usize, from: usize, count: usize, buffer: &'b mut Vec<f32>, second: &mut Vec<f32>) -> Cow<'b, [f32]> {
+        if count == 0 {
+            // Such a row may begin beyond the end of an empty slice.
+            return Cow::Borrowed(&[]);
+        }
         if self.mask.is_none() && self.options.scale == 1.0 && self.x.stride == 1 {
             let start = self.x.starts.of(row) + from;
             if let Some(direct) = as_f32(&self.x.values[start..start + count]) {
@@ -492,7 +496,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// Upstream values of a row; nothing where each element does not have its own.
     fn row_g<'b>(&'b self, row: usize, from: usize, count: usize, buffer: &'b mut Vec<f32>) -> Cow<'b, [f32]> {
         match &self.upstream {
-            Some(upstream) if !self.kind.reduces() => {
+            Some(upstream) if !self.kind.reduces() && count > 0 => {
                 if upstream.stride == 1 {
                     let start = upstream.starts.of(row) + from;
                     if let Some(direct) = as_f32(&upstream.values[start..start + count]) {

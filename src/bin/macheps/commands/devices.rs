@@ -72,11 +72,7 @@ pub fn text(devices: &[DeviceInfo], default: Option<&Device>) -> String {
     });
     let mut text = table::table(&columns, rows);
     if let Some(default) = default {
-        text += &format!(
-            "\n* default: {} ({})",
-            default.adapter().name,
-            default.reason()
-        );
+        text += &format!("\n* default: {} ({})", default.adapter().name, default.reason());
     }
     text
 }

@@ -16,9 +16,7 @@ pub fn run(cli: Cli) -> Outcome {
         None => visit::run(),
         Some(Command::Devices { json }) => devices::run(json.json.as_deref()),
         Some(Command::Probe { device, json }) => probe::run(&device.device, json.json.as_deref()),
-        Some(Command::Verify { device, op, json }) => {
-            verify::run(&device, op.as_deref(), json.json.as_deref())
-        }
+        Some(Command::Verify { device, op, json }) => verify::run(&device, op.as_deref(), json.json.as_deref()),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Run(args)) => run::run(&args),
     }

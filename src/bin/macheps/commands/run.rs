@@ -32,13 +32,9 @@ pub fn run(args: &RunArgs) -> Outcome {
             .transpose()
     };
     let (x, mask, upstream) = (source("x")?, source("mask")?, source("upstream")?);
-    let x = x.ok_or_else(|| {
-        Failure::usage(format!("{} needs an input x: --input x=FILE", kind.name()))
-    })?;
+    let x = x.ok_or_else(|| Failure::usage(format!("{} needs an input x: --input x=FILE", kind.name())))?;
     if upstream.is_some() && settings.upstream.is_some() {
-        return Err(Failure::usage(
-            "upstream is given both as an input and as a setting",
-        ));
+        return Err(Failure::usage("upstream is given both as an input and as a setting"));
     }
     let x = x.read()?;
     let dtype = args.dtype.unwrap_or(x.stored.runs_as().0);
@@ -49,11 +45,7 @@ pub fn run(args: &RunArgs) -> Outcome {
         mask: read(mask)?,
         upstream: read(upstream)?,
     };
-    if files
-        .mask
-        .as_ref()
-        .is_some_and(|mask| mask.stored == Stored::Bool)
-    {
+    if files.mask.as_ref().is_some_and(|mask| mask.stored == Stored::Bool) {
         return Err(Failure::usage(
             "mask is of bools, but it is added to x; expected numbers, 0 where an entry takes part and -inf where it does not",
         ));
@@ -71,10 +63,7 @@ fn operation(name: &str) -> Outcome<SoftmaxKind> {
         .find(|kind| kind.name() == name)
         .ok_or_else(|| {
             let all: Vec<_> = SoftmaxKind::ALL.iter().map(|kind| kind.name()).collect();
-            Failure::usage(format!(
-                "no operation named '{name}'; there is {}",
-                all.join(", ")
-            ))
+            Failure::usage(format!("no operation named '{name}'; there is {}", all.join(", ")))
         })
 }
 
@@ -117,9 +106,7 @@ struct Settings {
 impl Settings {
     fn parse(kind: SoftmaxKind, texts: &[String]) -> Outcome<Settings> {
         let known: &[&str] = if kind.reduces() {
-            &[
-                "axis", "axes", "keepdims", "scale", "causal", "masked", "upstream",
-            ]
+            &["axis", "axes", "keepdims", "scale", "causal", "masked", "upstream"]
         } else {
             &["axis", "scale", "causal", "masked", "upstream"]
         };
@@ -132,18 +119,11 @@ impl Settings {
             upstream: None,
         };
         let given = pairs("set", texts, known)?;
-        if given
-            .iter()
-            .filter(|(key, _)| matches!(*key, "axis" | "axes"))
-            .count()
-            > 1
-        {
+        if given.iter().filter(|(key, _)| matches!(*key, "axis" | "axes")).count() > 1 {
             return Err(Failure::usage("--set takes axis or axes, not both"));
         }
         for (key, value) in given {
-            let wrong = |expected: &str| {
-                Failure::usage(format!("--set {key}={value}: expected {expected}"))
-            };
+            let wrong = |expected: &str| Failure::usage(format!("--set {key}={value}: expected {expected}"));
             let boolean = || match value {
                 "true" => Ok(true),
                 "false" => Ok(false),
@@ -310,8 +290,8 @@ fn execute<T: Element>(
         }
     };
     let wanted = |name: &str| outputs.iter().any(|(n, _)| n == name);
-    let grad_wanted = wanted("grad")
-        || (outputs.is_empty() && (files.upstream.is_some() || settings.upstream.is_some()));
+    let grad_wanted =
+        wanted("grad") || (outputs.is_empty() && (files.upstream.is_some() || settings.upstream.is_some()));
     let upstream = if grad_wanted {
         Some(upstream::<T>(files, settings, &layout, args.dtype)?)
     } else {
@@ -359,9 +339,7 @@ fn execute<T: Element>(
             let file = outputs
                 .iter()
                 .find(|(n, _)| n == name)
-                .map_or("not written".to_string(), |(_, d)| {
-                    d.path().display().to_string()
-                });
+                .map_or("not written".to_string(), |(_, d)| d.path().display().to_string());
             summary(name, shape, values, file)
         })
         .collect();
@@ -404,17 +382,11 @@ fn verdict(checks: Vec<(&str, Outcome<String>)>) -> Outcome {
     let mut worst: Option<Failure> = None;
     for (name, check) in checks {
         match check {
-            Ok(found) => output::print(&format!(
-                "check: {name} agrees with the CPU reference ({found})"
-            ))?,
+            Ok(found) => output::print(&format!("check: {name} agrees with the CPU reference ({found})"))?,
             Err(failure) => {
                 let named = match failure {
-                    Failure::Check(message) => {
-                        Failure::Check(format!("check of {name}: {message}"))
-                    }
-                    Failure::Usage(message) => {
-                        Failure::Usage(format!("check of {name}: {message}"))
-                    }
+                    Failure::Check(message) => Failure::Check(format!("check of {name}: {message}")),
+                    Failure::Usage(message) => Failure::Usage(format!("check of {name}: {message}")),
                 };
                 if let Some(earlier) = worst.replace(named) {
                     output::note(&earlier.to_string());
@@ -426,12 +398,7 @@ fn verdict(checks: Vec<(&str, Outcome<String>)>) -> Outcome {
 }
 
 /// The gradient of y, in the order in which the kernel sees y.
-fn upstream<T: Element>(
-    files: &Files,
-    settings: &Settings,
-    layout: &Layout,
-    asked: Option<DType>,
-) -> Outcome<Vec<T>> {
+fn upstream<T: Element>(files: &Files, settings: &Settings, layout: &Layout, asked: Option<DType>) -> Outcome<Vec<T>> {
     let Some(upstream) = &files.upstream else {
         return Ok(vec![
             T::from_f64(settings.upstream.unwrap_or(1.0));
@@ -439,13 +406,7 @@ fn upstream<T: Element>(
         ]);
     };
     // Dimensions of size 1 do not matter to a reduction's result: with or without keepdims.
-    let squeeze = |shape: &[usize]| {
-        shape
-            .iter()
-            .copied()
-            .filter(|&n| n != 1)
-            .collect::<Vec<_>>()
-    };
+    let squeeze = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
     if upstream.shape != layout.result && squeeze(&upstream.shape) != squeeze(&layout.result) {
         return Err(Failure::usage(format!(
             "upstream: expected the shape of y, {:?}, got {:?}",
@@ -481,8 +442,7 @@ fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec
 
 /// A row of the table of outputs.
 fn summary<T: Element>(name: &str, shape: &[usize], values: &[T], file: String) -> Vec<String> {
-    let (mut low, mut high, mut nans, mut infinities) =
-        (f32::INFINITY, f32::NEG_INFINITY, 0usize, 0usize);
+    let (mut low, mut high, mut nans, mut infinities) = (f32::INFINITY, f32::NEG_INFINITY, 0usize, 0usize);
     for value in values.iter().map(|v| v.to_f32()) {
         if value.is_nan() {
             nans += 1;
@@ -516,10 +476,7 @@ mod tests {
     use super::*;
 
     fn set(kind: SoftmaxKind, texts: &[&str]) -> Outcome<Settings> {
-        Settings::parse(
-            kind,
-            &texts.iter().map(|t| t.to_string()).collect::<Vec<_>>(),
-        )
+        Settings::parse(kind, &texts.iter().map(|t| t.to_string()).collect::<Vec<_>>())
     }
 
     #[test]

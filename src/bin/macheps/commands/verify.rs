@@ -21,10 +21,7 @@ pub fn run(device: &str, op: Option<&str>, json: Option<&Path>) -> Outcome {
     let quiet = json.is_some_and(is_stdout);
     let (mut adapters, mut cases, mut broken) = (Vec::new(), Vec::new(), Vec::new());
     let selectors = if device == "all" {
-        backend::devices()
-            .iter()
-            .map(|d| d.index.to_string())
-            .collect()
+        backend::devices().iter().map(|d| d.index.to_string()).collect()
     } else {
         vec![device.to_string()]
     };
@@ -83,9 +80,7 @@ pub fn judge(cases: &[VerifyCase], broken: usize) -> Outcome {
     let failed = cases.iter().filter(|c| !c.ok).count();
     match (failed, broken) {
         (0, 0) => Ok(()),
-        (0, _) => Err(Failure::Check(format!(
-            "{broken} devices could not be verified"
-        ))),
+        (0, _) => Err(Failure::Check(format!("{broken} devices could not be verified"))),
         _ => Err(Failure::Check(format!(
             "verify: {failed} of {} cases failed",
             cases.len()
@@ -136,11 +131,7 @@ pub fn text(device: &Device, cases: &[VerifyCase]) -> String {
             },
         ]
     });
-    let mut text = format!(
-        "Verified on {}:\n{}",
-        device.adapter(),
-        table::table(&columns, rows)
-    );
+    let mut text = format!("Verified on {}:\n{}", device.adapter(), table::table(&columns, rows));
     for case in cases.iter().filter(|c| !c.ok) {
         text += &format!("\nFAILED {} {} {}", case.op, case.shape, case.dtype);
         if !case.detail.is_empty() {

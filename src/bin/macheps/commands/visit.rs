@@ -22,9 +22,7 @@ pub fn run() -> Outcome {
         .map(|f| f.to_string())
         .collect();
     if failures.is_empty() {
-        output::print(
-            "All verified. Next: macheps probe, macheps bench --svg speed.svg, macheps run --help",
-        )
+        output::print("All verified. Next: macheps probe, macheps bench --svg speed.svg, macheps run --help")
     } else {
         Err(Failure::Check(failures.join("; ")))
     }

@@ -109,17 +109,12 @@ impl<T: Read + Seek> Input for T {}
 /// Opens a file and tells its length. What is not a regular file (a pipe) is read into memory.
 fn open(path: &Path) -> Result<(Box<dyn Input>, u64), String> {
     let mut file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
-    let metadata = file
-        .metadata()
-        .map_err(|e| format!("cannot be read: {e}"))?;
+    let metadata = file.metadata().map_err(|e| format!("cannot be read: {e}"))?;
     if metadata.is_dir() {
         return Err("is a folder; expected a file".to_string());
     }
     if metadata.is_file() {
-        return Ok((
-            Box::new(BufReader::with_capacity(1 << 16, file)),
-            metadata.len(),
-        ));
+        return Ok((Box::new(BufReader::with_capacity(1 << 16, file)), metadata.len()));
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)
@@ -130,8 +125,7 @@ fn open(path: &Path) -> Result<(Box<dyn Input>, u64), String> {
 
 /// Exactly `count` bytes. The caller has held `count` against the file's length.
 fn read_exactly(input: &mut impl Read, count: u64) -> Result<Vec<u8>, String> {
-    let capacity =
-        usize::try_from(count).map_err(|_| format!("{count} bytes do not fit in memory"))?;
+    let capacity = usize::try_from(count).map_err(|_| format!("{count} bytes do not fit in memory"))?;
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(capacity)
@@ -175,21 +169,12 @@ mod tests {
 
     #[test]
     fn parses() {
-        let of = |text: &str| {
-            Source::parse(text).map(|s| (s.format, s.path.display().to_string(), s.name))
-        };
+        let of = |text: &str| Source::parse(text).map(|s| (s.format, s.path.display().to_string(), s.name));
         assert_eq!(of("a/x.npy"), Ok((Format::Npy, "a/x.npy".into(), None)));
-        assert_eq!(
-            of("x.npz#a#b"),
-            Ok((Format::Npz, "x.npz".into(), Some("a#b".into())))
-        );
+        assert_eq!(of("x.npz#a#b"), Ok((Format::Npz, "x.npz".into(), Some("a#b".into()))));
         assert_eq!(
             of("a#1/x.SafeTensors#w.0"),
-            Ok((
-                Format::Safetensors,
-                "a#1/x.SafeTensors".into(),
-                Some("w.0".into())
-            ))
+            Ok((Format::Safetensors, "a#1/x.SafeTensors".into(), Some("w.0".into())))
         );
         assert_eq!(of("x#1.npy"), Ok((Format::Npy, "x#1.npy".into(), None)));
         assert!(of("x.npy#a").is_err());

@@ -15,9 +15,9 @@ const LONGEST_HEADER: u64 = 1 << 20;
 pub fn read(input: &mut impl Read, length: u64) -> Result<(Tensor, u64), String> {
     let mut left = length;
     let mut take = |count: u64, what: &str| {
-        left = left.checked_sub(count).ok_or_else(|| {
-            format!("truncated: expected {count} bytes of {what}, {left} are left")
-        })?;
+        left = left
+            .checked_sub(count)
+            .ok_or_else(|| format!("truncated: expected {count} bytes of {what}, {left} are left"))?;
         Ok::<_, String>((read_exactly(input, count)?, left))
     };
     let (preamble, _) = take(8, "magic and version")?;
@@ -28,9 +28,7 @@ pub fn read(input: &mut impl Read, length: u64) -> Result<(Tensor, u64), String>
         (1, 0) => little_endian(&take(2, "header length")?.0),
         (2 | 3, 0) => little_endian(&take(4, "header length")?.0),
         (major, minor) => {
-            return Err(format!(
-                "npy version {major}.{minor}; expected 1.0, 2.0 or 3.0"
-            ));
+            return Err(format!("npy version {major}.{minor}; expected 1.0, 2.0 or 3.0"));
         }
     };
     if header_length > LONGEST_HEADER {
@@ -57,10 +55,7 @@ pub fn read(input: &mut impl Read, length: u64) -> Result<(Tensor, u64), String>
         ));
     }
     let (data, rest) = take(bytes, "data")?;
-    Ok((
-        Tensor::new(shape, stored, data, big_endian, column_major)?,
-        rest,
-    ))
+    Ok((Tensor::new(shape, stored, data, big_endian, column_major)?, rest))
 }
 
 fn little_endian(bytes: &[u8]) -> u64 {
@@ -86,9 +81,7 @@ impl Header {
             p.expect(':')?;
             match key.as_str() {
                 "descr" if p.peek() == Some('[') => {
-                    return Err(
-                        "the array has records for elements; expected plain numbers".to_string()
-                    );
+                    return Err("the array has records for elements; expected plain numbers".to_string());
                 }
                 "descr" => descr = Some(p.string()?),
                 "fortran_order" => order = Some(p.boolean()?),
@@ -106,9 +99,7 @@ impl Header {
         if !p.rest.trim().is_empty() {
             return Err(p.wrong("the end of the npy header"));
         }
-        let missing = |key: &str| {
-            format!("npy header lacks '{key}'; expected descr, fortran_order and shape")
-        };
+        let missing = |key: &str| format!("npy header lacks '{key}'; expected descr, fortran_order and shape");
         let (stored, big_endian) = element(&descr.ok_or_else(|| missing("descr"))?)?;
         let column_major = order.ok_or_else(|| missing("fortran_order"))?;
         Ok(Header {
@@ -122,9 +113,7 @@ impl Header {
 
 /// The element type of a descr such as `<f4`, and whether it is big-endian.
 fn element(descr: &str) -> Result<(Stored, bool), String> {
-    let unknown = || {
-        format!("element type '{descr}'; expected bool, an integer of 1 to 8 bytes, f2, f4 or f8")
-    };
+    let unknown = || format!("element type '{descr}'; expected bool, an integer of 1 to 8 bytes, f2, f4 or f8");
     let (big_endian, kind) = match descr.as_bytes().first() {
         Some(b'<' | b'|') => (false, &descr[1..]),
         Some(b'>') => (true, &descr[1..]),
@@ -193,9 +182,7 @@ impl Parser<'_> {
             .filter(|c| matches!(c, '\'' | '"'))
             .ok_or_else(|| self.wrong("a string"))?;
         let body = &self.rest[1..];
-        let end = body
-            .find(quote)
-            .ok_or_else(|| self.wrong("a string that ends"))?;
+        let end = body.find(quote).ok_or_else(|| self.wrong("a string that ends"))?;
         self.rest = &body[end + 1..];
         Ok(body[..end].to_string())
     }
@@ -220,10 +207,7 @@ impl Parser<'_> {
         let mut values = Vec::new();
         while !self.take(close) {
             self.peek();
-            let end = self
-                .rest
-                .find(|c: char| !c.is_ascii_digit())
-                .unwrap_or(self.rest.len());
+            let end = self.rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.rest.len());
             let (digits, rest) = self.rest.split_at(end);
             if digits.is_empty() {
                 return Err(self.wrong("a dimension, a non-negative integer"));
@@ -284,10 +268,7 @@ mod tests {
             &[1, 0],
         ))
         .unwrap();
-        assert_eq!(
-            (scalar.shape.len(), scalar.convert::<f32>().0),
-            (0, vec![256.0])
-        );
+        assert_eq!((scalar.shape.len(), scalar.convert::<f32>().0), (0, vec![256.0]));
         let (empty, _) = parse(&file(
             1,
             "{'descr': '<f8', 'fortran_order': False, 'shape': (18446744073709551615L, 0, 9)}",
@@ -299,34 +280,24 @@ mod tests {
 
     #[test]
     fn refuses_what_is_wrong() {
-        let header = |shape: &str, descr: &str| {
-            format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}")
-        };
+        let header =
+            |shape: &str, descr: &str| format!("{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}");
         let cases: Vec<(Vec<u8>, &str)> = vec![
             (vec![], "truncated"),
             (b"\x93NUM".to_vec(), "truncated"),
             (b"PK\x03\x04aaaaaaaa".to_vec(), "not an npy file"),
             (b"\x93NUMPY\x09\x00\x00\x00".to_vec(), "version 9.0"),
-            (
-                b"\x93NUMPY\x01\x00\xff\xff{".to_vec(),
-                "npy header, 1 are left",
-            ),
+            (b"\x93NUMPY\x01\x00\xff\xff{".to_vec(), "npy header, 1 are left"),
             (
                 b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(),
                 "npy header of 4294967295 bytes",
             ),
-            (
-                file(1, &header("(4,)", "'<f4'"), &[0; 15]),
-                "needs 16 bytes, 15 follow",
-            ),
+            (file(1, &header("(4,)", "'<f4'"), &[0; 15]), "needs 16 bytes, 15 follow"),
             (
                 file(1, &header("(4294967296, 4294967296)", "'<f4'"), &[0; 16]),
                 "overflows",
             ),
-            (
-                file(1, &header("(99999999999999999999,)", "'<f4'"), &[]),
-                "too large",
-            ),
+            (file(1, &header("(99999999999999999999,)", "'<f4'"), &[]), "too large"),
             (
                 file(1, &header("(1000000000000,)", "'<f4'"), &[0; 16]),
                 "needs 4000000000000 bytes",
@@ -334,24 +305,12 @@ mod tests {
             (file(1, &header("(-1,)", "'<f4'"), &[]), "non-negative"),
             (file(1, &header("(1 2)", "'<f4'"), &[]), "comma"),
             (file(1, &header("4", "'<f4'"), &[]), "expected '('"),
-            (
-                file(1, &header("(1,)", "'<f3'"), &[0; 8]),
-                "element type '<f3'",
-            ),
+            (file(1, &header("(1,)", "'<f3'"), &[0; 8]), "element type '<f3'"),
             (file(1, &header("(1,)", "'|V2'"), &[0; 8]), "bf16"),
-            (
-                file(1, &header("(1,)", "'<c8'"), &[0; 8]),
-                "element type '<c8'",
-            ),
-            (
-                file(1, &header("(1,)", "'|O'"), &[0; 8]),
-                "element type '|O'",
-            ),
+            (file(1, &header("(1,)", "'<c8'"), &[0; 8]), "element type '<c8'"),
+            (file(1, &header("(1,)", "'|O'"), &[0; 8]), "element type '|O'"),
             (file(1, &header("(1,)", "'é4'"), &[0; 8]), "element type"),
-            (
-                file(1, &header("(1,)", "[('a', '<f4')]"), &[0; 8]),
-                "records",
-            ),
+            (file(1, &header("(1,)", "[('a', '<f4')]"), &[0; 8]), "records"),
             (file(1, &header("(1,)", "'|b1'"), &[7]), "expected a bool"),
             (
                 file(1, "{'descr': '<f4', 'shape': (1,)}", &[0; 4]),
@@ -372,10 +331,7 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             let error = parse(&bytes).map(|(t, _)| t.shape).unwrap_err();
-            assert!(
-                error.contains(expected),
-                "{error:?} should contain {expected:?}"
-            );
+            assert!(error.contains(expected), "{error:?} should contain {expected:?}");
         }
     }
 

@@ -9,8 +9,7 @@ use crate::tensor::Tensor;
 
 /// Reads the array `name`, or the only one.
 pub fn read(input: impl Read + Seek, name: Option<&str>) -> Result<Tensor, String> {
-    let mut archive =
-        NpzArchive::new(input).map_err(|e| format!("not an npz file (a zip archive): {e}"))?;
+    let mut archive = NpzArchive::new(input).map_err(|e| format!("not an npz file (a zip archive): {e}"))?;
     let names = archive.array_names().map(str::to_string).collect();
     let name = choose(names, name, "array")?;
     let zip = archive.zip_archive();
@@ -20,16 +19,11 @@ pub fn read(input: impl Read + Seek, name: Option<&str>) -> Result<Tensor, Strin
         .find(|file| array_name_from_file_name(file) == Some(name.as_str()))
         .map(str::to_string);
     let stored = stored.unwrap_or_else(|| file_name_from_array_name(&name));
-    let mut file = zip
-        .by_name(&stored)
-        .map_err(|e| format!("array '{name}': {e}"))?;
+    let mut file = zip.by_name(&stored).map_err(|e| format!("array '{name}': {e}"))?;
     let length = file.size();
-    let (tensor, rest) =
-        npy::read(&mut file, length).map_err(|problem| format!("array '{name}': {problem}"))?;
+    let (tensor, rest) = npy::read(&mut file, length).map_err(|problem| format!("array '{name}': {problem}"))?;
     if rest > 0 {
-        return Err(format!(
-            "array '{name}': {rest} bytes follow the data; expected none"
-        ));
+        return Err(format!("array '{name}': {rest} bytes follow the data; expected none"));
     }
     Ok(tensor)
 }
@@ -65,11 +59,7 @@ mod tests {
     #[test]
     fn reads_the_array_named() {
         assert_eq!(parse(&archive()).unwrap().convert::<f32>().0, [1.0, 2.0]);
-        assert!(
-            read(Cursor::new(archive()), None)
-                .unwrap_err()
-                .contains("a, b")
-        );
+        assert!(read(Cursor::new(archive()), None).unwrap_err().contains("a, b"));
     }
 
     #[test]
@@ -77,10 +67,7 @@ mod tests {
         let good = archive();
         for n in 0..good.len() {
             assert!(parse(&good[..n]).is_err());
-            for value in (0..8)
-                .map(|bit| good[n] ^ (1 << bit))
-                .chain([0, 0x7f, 0x80, 0xff])
-            {
+            for value in (0..8).map(|bit| good[n] ^ (1 << bit)).chain([0, 0x7f, 0x80, 0xff]) {
                 let mut bad = good.clone();
                 bad[n] = value;
                 let _ = parse(&bad);

@@ -12,11 +12,7 @@ use crate::tensor::{Stored, Tensor};
 const LONGEST_HEADER: u64 = 100_000_000;
 
 /// Reads the tensor `name`, or the only one, from a file of `length` bytes.
-pub fn read(
-    input: &mut (impl Read + Seek),
-    length: u64,
-    name: Option<&str>,
-) -> Result<Tensor, String> {
+pub fn read(input: &mut (impl Read + Seek), length: u64, name: Option<&str>) -> Result<Tensor, String> {
     let Some(after_size) = length.checked_sub(8) else {
         return Err(format!(
             "truncated: expected the 8 bytes of a safetensors header's length, the file has {length}"
@@ -33,8 +29,7 @@ pub fn read(
         ));
     }
     let header = read_exactly(input, size)?;
-    let metadata: Metadata =
-        serde_json::from_slice(&header).map_err(|e| format!("safetensors header: {e}"))?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| format!("safetensors header: {e}"))?;
     let (have, need) = (after_size - size, metadata.data_len() as u64);
     if have != need {
         return Err(format!(
@@ -47,7 +42,10 @@ pub fn read(
         return Err(format!("no tensor named '{name}'"));
     };
     let stored = stored(info.dtype).ok_or_else(|| {
-        format!("tensor '{name}' has elements of type {}; expected BOOL, an integer, F16, BF16, F32 or F64", info.dtype)
+        format!(
+            "tensor '{name}' has elements of type {}; expected BOOL, an integer, F16, BF16, F32 or F64",
+            info.dtype
+        )
     })?;
     // The library has checked begin <= end, the shape's product and the sizes.
     let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
@@ -99,10 +97,7 @@ mod tests {
     #[test]
     fn reads() {
         let bytes = file(TWO, &[0x80, 0x3f, 0, 0xc0, 7, 0, 0, 0]);
-        assert_eq!(
-            parse(&bytes, Some("a")).unwrap().convert::<f32>().0,
-            [1.0, -2.0]
-        );
+        assert_eq!(parse(&bytes, Some("a")).unwrap().convert::<f32>().0, [1.0, -2.0]);
         assert_eq!(parse(&bytes, Some("b")).unwrap().convert::<f32>().0, [7.0]);
         assert!(parse(&bytes, None).unwrap_err().contains("a, b"));
         assert!(
@@ -116,28 +111,20 @@ mod tests {
     fn refuses_what_is_wrong() {
         let one = |dtype: &str, shape: &str, offsets: &str, data: usize| {
             file(
-                &format!(
-                    r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#
-                ),
+                &format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#),
                 &vec![0; data],
             )
         };
         let cases: Vec<(Vec<u8>, &str)> = vec![
             (vec![1, 2, 3], "truncated"),
             (vec![0xff; 40], "expected at most 32"),
-            (
-                one("F32", "[2]", "[0,8]", 8)[..20].to_vec(),
-                "expected at most 12",
-            ),
+            (one("F32", "[2]", "[0,8]", 8)[..20].to_vec(), "expected at most 12"),
             (one("F32", "[2]", "[0,8]", 7), "take 8 bytes, 7 follow"),
             (one("F32", "[2]", "[0,8]", 9), "take 8 bytes, 9 follow"),
             (one("F32", "[2]", "[4,12]", 12), "invalid offset"),
             (one("F32", "[2]", "[8,0]", 8), "invalid offset"),
             (one("F32", "[3]", "[0,8]", 8), "invalid shape"),
-            (
-                one("F32", "[4294967296,4294967296]", "[0,8]", 8),
-                "overflow",
-            ),
+            (one("F32", "[4294967296,4294967296]", "[0,8]", 8), "overflow"),
             (one("F32", "[-1]", "[0,8]", 8), "safetensors header"),
             (one("F99", "[2]", "[0,8]", 8), "F99"),
             (one("F8_E4M3", "[8]", "[0,8]", 8), "F8_E4M3"),
@@ -157,10 +144,7 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             let error = parse(&bytes, None).map(|t| t.shape).unwrap_err();
-            assert!(
-                error.contains(expected),
-                "{error:?} should contain {expected:?}"
-            );
+            assert!(error.contains(expected), "{error:?} should contain {expected:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 
 /// Elements that a kernel handles at a time.
-pub(super) const LANES: usize = 16;
+pub(super) const LANES: usize = 8;
 
 /// Row stride of a tile of columns, in elements; a multiple of [`LANES`].
 pub(super) const TILE_COLUMNS: usize = 64;
@@ -24,35 +24,76 @@ fn multiply_add<const FMA: bool>(a: f64, b: f64, c: f64) -> f64 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// `exp(d)` for d <= 0 within a relative error of 2^-31; exactly 1 for 0, exactly 0 below -709.5 and for -inf, NaN for NaN.
+/// Adding this rounds to an integer and leaves it, with the exponent bias of f64, in the lowest bits.
+const ROUND: f64 = 6755399441055744.0 + 1023.0;
+
+/// `exp(r)` for |r| <= ln(2)/2 within a relative error of 2^-27.9; the minimax polynomial through (0, 1).
+#[inline(always)]
+fn exp_reduced<const FMA: bool>(r: f64) -> f64 {
+    const C: [f64; 6] = [
+        1.0000000648778362,
+        0.5000000081043168,
+        0.16666325010555608,
+        0.041666239859114496,
+        0.00838115719023645,
+        0.0013948640637153269,
+    ];
+    let mut p = multiply_add::<FMA>(C[5], r, C[4]);
+    p = multiply_add::<FMA>(p, r, C[3]);
+    p = multiply_add::<FMA>(p, r, C[2]);
+    p = multiply_add::<FMA>(p, r, C[1]);
+    p = multiply_add::<FMA>(p, r, C[0]);
+    multiply_add::<FMA>(p, r, 1.0)
+}
+
+/// `exp(d)` for any d <= 0; exactly 1 for 0, exactly 0 below -709.5 and for -inf, NaN for NaN.
 ///
-/// `d = k ln 2 + r` with integer k and |r| <= ln(2)/2; the coefficients are the minimax polynomial of exp(r) through (0, 1).
+/// `d = k ln 2 + r` with integer k and |r| <= ln(2)/2.
 #[inline(always)]
 fn exp<const FMA: bool>(d: f64) -> f64 {
-    // Adding this rounds to an integer and leaves it, with the exponent bias of f64, in the lowest bits.
-    const ROUND: f64 = 6755399441055744.0 + 1023.0;
     // Where k is -1023, so that the scale 2^k below comes out as 0.
     const LOWEST: f64 = -709.4;
-    const C1: f64 = 1.0000000047128572;
-    const C2: f64 = 0.5000000046944671;
-    const C3: f64 = 0.16666635100749935;
-    const C4: f64 = 0.04166635331450132;
-    const C5: f64 = 0.008338584058105598;
-    const C6: f64 = 0.0013941091148629943;
-    const C7: f64 = 0.00017378937611128265;
     // In this form a NaN stays.
     let d = if d < LOWEST { LOWEST } else { d };
     let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND);
-    let k = rounded - ROUND;
-    let r = multiply_add::<FMA>(k, -std::f64::consts::LN_2, d);
-    let mut p = multiply_add::<FMA>(C7, r, C6);
-    p = multiply_add::<FMA>(p, r, C5);
-    p = multiply_add::<FMA>(p, r, C4);
-    p = multiply_add::<FMA>(p, r, C3);
-    p = multiply_add::<FMA>(p, r, C2);
-    p = multiply_add::<FMA>(p, r, C1);
-    p = multiply_add::<FMA>(p, r, 1.0);
-    p * f64::from_bits(rounded.to_bits() << 52)
+    let r = multiply_add::<FMA>(rounded - ROUND, -std::f64::consts::LN_2, d);
+    exp_reduced::<FMA>(r) * f64::from_bits(rounded.to_bits() << 52)
+}
+
+/// `exp(d)` for -708 <= d <= 0, and NaN for NaN. The exponent is added instead of multiplied in.
+#[inline(always)]
+fn exp_in_range<const FMA: bool>(d: f64) -> f64 {
+    const ROUND_UNBIASED: f64 = 6755399441055744.0;
+    let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND_UNBIASED);
+    let r = multiply_add::<FMA>(rounded - ROUND_UNBIASED, -std::f64::consts::LN_2, d);
+    f64::from_bits(exp_reduced::<FMA>(r).to_bits().wrapping_add(rounded.to_bits() << 52))
+}
+
+/// Entries so far below the maximum that nothing remains of them are lifted to here: `exp(-700)` is below `2^-1009`.
+const FLOOR: f32 = 700.0;
+
+/// Up to this maximum, [`FLOOR`] below it is met closely enough in f32.
+const MAX_WITH_FLOOR: f32 = 1048576.0;
+
+/// `exp(z - m)` by lanes. With `NEAR`, for z not further than [`FLOOR`] below m and NaN; without, for any z.
+#[inline(always)]
+fn exp_lanes<const FMA: bool, const NEAR: bool>(z: &Lanes32, m: &Lanes64) -> Lanes64 {
+    let mut e = [0.0; LANES];
+    for i in 0..LANES {
+        let d = f64::from(z[i]) - m[i];
+        e[i] = if NEAR { exp_in_range::<FMA>(d) } else { exp::<FMA>(d) };
+    }
+    e
+}
+
+/// Lifts what is below `floor`; NaN stays.
+#[inline(always)]
+fn lift(z: &Lanes32, floor: f32) -> Lanes32 {
+    let mut lifted = *z;
+    for v in &mut lifted {
+        *v = if *v < floor { floor } else { *v };
+    }
+    lifted
 }
 
 /// Sum of the lanes as a balanced tree.
@@ -91,17 +132,6 @@ fn max_step(best: &mut Lanes32, z: &Lanes32) {
     for i in 0..LANES {
         best[i] = if z[i] > best[i] { z[i] } else { best[i] };
     }
-}
-
-/// Adds `exp(z - m)`, and hands it out.
-#[inline(always)]
-fn exp_step<const FMA: bool>(z: &Lanes32, m: &Lanes64, sum: &mut Lanes64) -> Lanes64 {
-    let mut e = [0.0; LANES];
-    for i in 0..LANES {
-        e[i] = exp::<FMA>(f64::from(z[i]) - m[i]);
-        sum[i] += e[i];
-    }
-    e
 }
 
 /// Counts the elements equal to the maximum, and adds `exp(z - m)` of the others.
@@ -171,6 +201,96 @@ macro_rules! for_blocks {
     }};
 }
 
+#[inline(always)]
+fn exp_store_body<const FMA: bool>(z: &[f32], max: f32, out: &mut [f32]) -> f64 {
+    let m = [f64::from(max); LANES];
+    let mut sum = [0.0; LANES];
+    if max.abs() <= MAX_WITH_FLOOR {
+        let floor = max - FLOOR;
+        for_blocks!(z, f32::NEG_INFINITY => out, |zi, oi| {
+            let e = exp_lanes::<FMA, true>(&lift(zi, floor), &m);
+            for i in 0..LANES {
+                sum[i] += e[i];
+                oi[i] = e[i] as f32;
+            }
+        });
+    } else {
+        for_blocks!(z, f32::NEG_INFINITY => out, |zi, oi| {
+            let e = exp_lanes::<FMA, false>(zi, &m);
+            for i in 0..LANES {
+                sum[i] += e[i];
+                oi[i] = e[i] as f32;
+            }
+        });
+    }
+    reduce(sum)
+}
+
+#[inline(always)]
+fn exp_sum_body<const FMA: bool>(z: &[f32], max: f32) -> f64 {
+    let m = [f64::from(max); LANES];
+    let mut sum = [0.0; LANES];
+    if max.abs() <= MAX_WITH_FLOOR {
+        let floor = max - FLOOR;
+        for_blocks!(z, f32::NEG_INFINITY, |zi| {
+            let e = exp_lanes::<FMA, true>(&lift(zi, floor), &m);
+            for i in 0..LANES {
+                sum[i] += e[i];
+            }
+        });
+    } else {
+        for_blocks!(z, f32::NEG_INFINITY, |zi| {
+            let e = exp_lanes::<FMA, false>(zi, &m);
+            for i in 0..LANES {
+                sum[i] += e[i];
+            }
+        });
+    }
+    reduce(sum)
+}
+
+#[inline(always)]
+fn ties_and_others_body<const FMA: bool>(z: &[f32], max: f32) -> (f64, f64) {
+    let m = [f64::from(max); LANES];
+    let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+    if max.abs() <= MAX_WITH_FLOOR {
+        let floor = max - FLOOR;
+        // Exact in f32: a chunk is far shorter than 2^24.
+        let mut count = [0.0f32; LANES];
+        for_blocks!(z, f32::NEG_INFINITY, |zi| {
+            let mut below = lift(zi, floor);
+            for i in 0..LANES {
+                count[i] += if zi[i] == max { 1.0 } else { 0.0 };
+                below[i] = if zi[i] == max { floor } else { below[i] };
+            }
+            let e = exp_lanes::<FMA, true>(&below, &m);
+            for i in 0..LANES {
+                others[i] += e[i];
+            }
+        });
+        (reduce(count.map(f64::from)), reduce(others))
+    } else {
+        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(zi, &m, &mut ties, &mut others));
+        (reduce(ties), reduce(others))
+    }
+}
+
+/// Multiplies by a factor, with the digits of it that f32 lacks.
+#[inline(always)]
+fn scale_body<const FMA: bool>(out: &mut [f32], factor: f64) {
+    if FMA {
+        let high = factor as f32;
+        let low = (factor - f64::from(high)) as f32;
+        for v in out {
+            *v = v.mul_add(high, *v * low);
+        }
+    } else {
+        for v in out {
+            *v = (f64::from(*v) * factor) as f32;
+        }
+    }
+}
+
 /// A function compiled for each instruction set, with `FMA` known to its body.
 macro_rules! kernels {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
@@ -192,40 +312,29 @@ macro_rules! kernels {
 kernels! {
     /// The largest element that is not NaN, -inf if there is none.
     fn max(z: &[f32]) -> f32 {
-        let mut best = [f32::NEG_INFINITY; LANES];
-        for_blocks!(z, f32::NEG_INFINITY, |zi| max_step(&mut best, zi));
-        best.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        let mut best = [f32::NEG_INFINITY; 4 * LANES];
+        let mut blocks = z.chunks_exact(4 * LANES);
+        for block in &mut blocks {
+            for (best, &z) in best.iter_mut().zip(block) {
+                *best = if z > *best { z } else { *best };
+            }
+        }
+        best.iter().chain(blocks.remainder()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
     }
 
     /// Writes `exp(z - m)` and returns their sum.
     fn exp_store(z: &[f32], m: f32, out: &mut [f32]) -> f64 {
-        let m = [f64::from(m); LANES];
-        let mut sum = [0.0; LANES];
-        for_blocks!(z, f32::NEG_INFINITY => out, |zi, oi| {
-            let e = exp_step::<FMA>(zi, &m, &mut sum);
-            for i in 0..LANES {
-                oi[i] = e[i] as f32;
-            }
-        });
-        reduce(sum)
+        exp_store_body::<FMA>(z, m, out)
     }
 
     /// Sum of `exp(z - m)`.
     fn exp_sum(z: &[f32], m: f32) -> f64 {
-        let m = [f64::from(m); LANES];
-        let mut sum = [0.0; LANES];
-        for_blocks!(z, f32::NEG_INFINITY, |zi| {
-            exp_step::<FMA>(zi, &m, &mut sum);
-        });
-        reduce(sum)
+        exp_sum_body::<FMA>(z, m)
     }
 
     /// Number of elements equal to `m`, and sum of `exp(z - m)` over the others.
     fn ties_and_others(z: &[f32], m: f32) -> (f64, f64) {
-        let m = [f64::from(m); LANES];
-        let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
-        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(zi, &m, &mut ties, &mut others));
-        (reduce(ties), reduce(others))
+        ties_and_others_body::<FMA>(z, m)
     }
 
     /// Sums of `exp(z - m)`, `exp(z - m) * g` and `g`.
@@ -238,9 +347,7 @@ kernels! {
 
     /// Multiplies by a factor.
     fn scale(out: &mut [f32], factor: f64) {
-        for v in out {
-            *v = (f64::from(*v) * factor) as f32;
-        }
+        scale_body::<FMA>(out, factor);
     }
 
     /// Writes `exp(z - m) * factor`.
@@ -383,11 +490,11 @@ mod tests {
         let mut worst: f64 = 0.0;
         for i in 0..400_000 {
             let d = -f64::from(i) * (700.0 / 400_000.0);
-            for (got, want) in [(exp::<true>(d), d.exp()), (exp::<false>(d), d.exp())] {
-                worst = worst.max((got / want - 1.0).abs());
+            for got in [exp::<true>(d), exp::<false>(d), exp_in_range::<true>(d), exp_in_range::<false>(d)] {
+                worst = worst.max((got / d.exp() - 1.0).abs());
             }
         }
-        assert!(worst < 2f64.powi(-31), "{worst:e}");
+        assert!(worst < 1.1 * 2f64.powi(-28), "{worst:e}");
         for (d, want) in [(0.0, 1.0), (f64::NEG_INFINITY, 0.0), (-1e300, 0.0), (-709.5, 0.0)] {
             assert_eq!(exp::<false>(d), want);
         }
