@@ -1,9 +1,11 @@
 //! Every call into the library that the commands make, and nothing else.
 
+use std::time::Duration;
+
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
-use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element};
+use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element, bench, verify};
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
