@@ -55,10 +55,16 @@ impl Prepared {
                 for _ in 0..repeats {
                     call();
                 }
-                Timing { seconds: start.elapsed().as_secs_f64(), timer: "wall" }
+                Timing {
+                    seconds: start.elapsed().as_secs_f64(),
+                    timer: "wall",
+                }
             }
         };
-        Ok(Timing { seconds: total.seconds / f64::from(repeats), timer: total.timer })
+        Ok(Timing {
+            seconds: total.seconds / f64::from(repeats),
+            timer: total.timer,
+        })
     }
 
     /// Samples for about `budget`: seconds of one run each, sorted.
@@ -117,7 +123,8 @@ impl BenchReport {
 /// The workloads of all operations, or of the one named (with its gradient).
 pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     let all = bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>);
-    all.filter(|c| op.is_none_or(|name| c.op() == name || c.op().strip_suffix("_backward") == Some(name))).collect()
+    all.filter(|c| op.is_none_or(|name| c.op() == name || c.op().strip_suffix("_backward") == Some(name)))
+        .collect()
 }
 
 /// Checks and times a workload and a copy of the same traffic, for about `budget` together.
@@ -173,17 +180,30 @@ fn prepare_copy(context: &Context, bytes: u64) -> Result<Prepared> {
         let taken = window.min(size - offset);
         let words = taken / 16;
         let grid = crate::gpu::grid(words.div_ceil(1024), gpu.capabilities().max_workgroups)?;
-        let params = gpu.create_buffer("copy parameters", 16, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)?;
-        gpu.queue().write_buffer(&params, 0, bytemuck::cast_slice(&[words as u32, grid[0], 0, 0]));
+        let params = gpu.create_buffer(
+            "copy parameters",
+            16,
+            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+        )?;
+        gpu.queue()
+            .write_buffer(&params, 0, bytemuck::cast_slice(&[words as u32, grid[0], 0, 0]));
         let slice = |buffer| {
-            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(taken) })
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer,
+                offset,
+                size: std::num::NonZeroU64::new(taken),
+            })
         };
         let resources = [
             ("params", params.as_entire_binding()),
             ("source_data", slice(&source)),
             ("target_data", slice(&target)),
         ];
-        steps.push(Step { bind_group: kernel.bind(gpu, &resources)?, kernel: kernel.clone(), grid });
+        steps.push(Step {
+            bind_group: kernel.bind(gpu, &resources)?,
+            kernel: kernel.clone(),
+            grid,
+        });
     }
     Ok(Prepared::Gpu(gpu.clone(), Recording { label: "copy", steps }))
 }
@@ -194,7 +214,10 @@ fn copy_on_cpu(source: &[u8], target: &mut [u8]) {
     {
         use rayon::prelude::*;
         let part = source.len().div_ceil(rayon::current_num_threads()).max(1);
-        target.par_chunks_mut(part).zip(source.par_chunks(part)).for_each(|(t, s)| t.copy_from_slice(s));
+        target
+            .par_chunks_mut(part)
+            .zip(source.par_chunks(part))
+            .for_each(|(t, s)| t.copy_from_slice(s));
     }
     #[cfg(target_arch = "wasm32")]
     target.copy_from_slice(source);

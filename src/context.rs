@@ -91,19 +91,40 @@ impl Context {
             }
             None => None,
         };
-        Ok(Context { choice, gpu, cross_check: options.cross_check, on_device_lost: options.on_device_lost })
+        Ok(Context {
+            choice,
+            gpu,
+            cross_check: options.cross_check,
+            on_device_lost: options.on_device_lost,
+        })
     }
 
     /// The CPU path; needs no driver and cannot fail.
     pub fn cpu() -> Context {
-        let choice = Choice { device: DeviceInfo::cpu(), reason: "asked for".into() };
-        Context { choice, gpu: None, cross_check: CrossCheck::Off, on_device_lost: OnDeviceLost::Error }
+        let choice = Choice {
+            device: DeviceInfo::cpu(),
+            reason: "asked for".into(),
+        };
+        Context {
+            choice,
+            gpu: None,
+            cross_check: CrossCheck::Off,
+            on_device_lost: OnDeviceLost::Error,
+        }
     }
 
     /// A device that is already open, one's own or a borrowed one ([`Gpu::borrow`]).
     pub fn from_gpu(gpu: Gpu) -> Context {
-        let choice = Choice { device: gpu.info().clone(), reason: "given by the caller".into() };
-        Context { choice, gpu: Some(gpu), cross_check: CrossCheck::Off, on_device_lost: OnDeviceLost::Error }
+        let choice = Choice {
+            device: gpu.info().clone(),
+            reason: "given by the caller".into(),
+        };
+        Context {
+            choice,
+            gpu: Some(gpu),
+            cross_check: CrossCheck::Off,
+            on_device_lost: OnDeviceLost::Error,
+        }
     }
 
     /// The same device with other checking.
@@ -147,5 +168,7 @@ pub fn devices() -> Vec<DeviceInfo> {
 /// All devices, the CPU path first, for any executor.
 pub async fn devices_async() -> Vec<DeviceInfo> {
     let found = gpu::enumerate().await;
-    std::iter::once(DeviceInfo::cpu()).chain(found.into_iter().map(|f| f.info)).collect()
+    std::iter::once(DeviceInfo::cpu())
+        .chain(found.into_iter().map(|f| f.info))
+        .collect()
 }

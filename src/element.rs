@@ -84,11 +84,14 @@ impl std::fmt::Display for DType {
 impl std::str::FromStr for DType {
     type Err = crate::Error;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        DType::ALL.into_iter().find(|d| d.name() == s).ok_or_else(|| crate::Error::Option {
-            name: "dtype",
-            expected: "f32, f16 or bf16",
-            got: s.to_string(),
-        })
+        DType::ALL
+            .into_iter()
+            .find(|d| d.name() == s)
+            .ok_or_else(|| crate::Error::Option {
+                name: "dtype",
+                expected: "f32, f16 or bf16",
+                got: s.to_string(),
+            })
     }
 }
 

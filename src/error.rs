@@ -90,7 +90,9 @@ pub enum Error {
         needed: String,
     },
     /// Cross-check: GPU and CPU disagree by more than the stated bound.
-    #[error("{kernel}: element {index} is {gpu:e} on the GPU and {cpu:e} on the CPU, which differ by more than the bound {bound:e}")]
+    #[error(
+        "{kernel}: element {index} is {gpu:e} on the GPU and {cpu:e} on the CPU, which differ by more than the bound {bound:e}"
+    )]
     Mismatch {
         /// The operation.
         kernel: &'static str,
@@ -123,6 +125,10 @@ pub enum Error {
 impl Error {
     /// Shape error with formatted parts.
     pub(crate) fn shape(what: impl Into<String>, expected: impl Into<String>, got: impl Into<String>) -> Self {
-        Error::Shape { what: what.into(), expected: expected.into(), got: got.into() }
+        Error::Shape {
+            what: what.into(),
+            expected: expected.into(),
+            got: got.into(),
+        }
     }
 }

@@ -47,7 +47,11 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 pub fn resolve_axis(axis: isize, rank: usize) -> Result<usize> {
     let resolved = if axis < 0 { axis + rank as isize } else { axis };
     if resolved < 0 || resolved >= rank as isize {
-        return Err(Error::shape("axis", format!("-{rank} to {} for {rank} dimensions", rank as isize - 1), axis.to_string()));
+        return Err(Error::shape(
+            "axis",
+            format!("-{rank} to {} for {rank} dimensions", rank as isize - 1),
+            axis.to_string(),
+        ));
     }
     Ok(resolved as usize)
 }
@@ -67,20 +71,39 @@ impl RowMap {
             .filter(|&(d, _)| d != axis)
             .map(|(_, (&size, &stride))| RowDim { size, stride })
             .collect();
-        RowMap { offset, dims, len: shape[axis], len_stride: strides[axis] }
+        RowMap {
+            offset,
+            dims,
+            len: shape[axis],
+            len_stride: strides[axis],
+        }
     }
 
     /// Rows of a C-ordered tensor of shape `small`, broadcast to `shape` by NumPy's rules.
     pub fn broadcast(what: &str, small: &[usize], shape: &[usize], axis: usize) -> Result<RowMap> {
         let fits = small.len() <= shape.len()
-            && small.iter().rev().zip(shape.iter().rev()).all(|(&s, &full)| s == full || s == 1);
+            && small
+                .iter()
+                .rev()
+                .zip(shape.iter().rev())
+                .all(|(&s, &full)| s == full || s == 1);
         if !fits {
-            return Err(Error::shape(format!("shape of {what}"), format!("one that broadcasts to {shape:?}"), format!("{small:?}")));
+            return Err(Error::shape(
+                format!("shape of {what}"),
+                format!("one that broadcasts to {shape:?}"),
+                format!("{small:?}"),
+            ));
         }
         let own = contiguous_strides(small);
         let missing = shape.len() - small.len();
         let strides: Vec<usize> = (0..shape.len())
-            .map(|d| if d < missing || (small[d - missing] == 1 && shape[d] != 1) { 0 } else { own[d - missing] })
+            .map(|d| {
+                if d < missing || (small[d - missing] == 1 && shape[d] != 1) {
+                    0
+                } else {
+                    own[d - missing]
+                }
+            })
             .collect();
         Ok(RowMap::strided(shape, &strides, 0, axis))
     }

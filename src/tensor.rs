@@ -21,7 +21,13 @@ enum Place<T> {
 }
 
 fn checked_count(what: &str, shape: &[usize]) -> Result<usize> {
-    element_count(shape).ok_or_else(|| Error::shape(format!("shape of {what}"), "a number of elements that fits usize", format!("{shape:?}")))
+    element_count(shape).ok_or_else(|| {
+        Error::shape(
+            format!("shape of {what}"),
+            "a number of elements that fits usize",
+            format!("{shape:?}"),
+        )
+    })
 }
 
 /// Fails unless `len` elements are what `shape` says.
@@ -30,7 +36,11 @@ pub(crate) fn check_len(what: &str, len: usize, shape: &[usize]) -> Result<()> {
     if count == len {
         Ok(())
     } else {
-        Err(Error::shape(format!("length of {what}"), format!("{count} elements for shape {shape:?}"), len.to_string()))
+        Err(Error::shape(
+            format!("length of {what}"),
+            format!("{count} elements for shape {shape:?}"),
+            len.to_string(),
+        ))
     }
 }
 
@@ -42,12 +52,17 @@ impl Context {
             Some(gpu) => Place::Gpu(gpu.clone(), gpu.upload("macheps tensor", bytemuck::cast_slice(values))?),
             None => Place::Cpu(Arc::new(values.to_vec())),
         };
-        Ok(Tensor { shape: shape.to_vec(), place })
+        Ok(Tensor {
+            shape: shape.to_vec(),
+            place,
+        })
     }
 
     /// Begins a chain of operations that go to the device in one submission.
     pub fn chain(&self) -> Chain<'_> {
-        let label = wgpu::CommandEncoderDescriptor { label: Some("macheps chain") };
+        let label = wgpu::CommandEncoderDescriptor {
+            label: Some("macheps chain"),
+        };
         let encoder = self.gpu().map(|gpu| gpu.device().create_command_encoder(&label));
         Chain { context: self, encoder }
     }
@@ -61,7 +76,10 @@ impl<T: Element> Tensor<T> {
 
     /// On the CPU path: a tensor of computed values.
     pub(crate) fn on_cpu(values: Vec<T>, shape: &[usize]) -> Tensor<T> {
-        Tensor { shape: shape.to_vec(), place: Place::Cpu(Arc::new(values)) }
+        Tensor {
+            shape: shape.to_vec(),
+            place: Place::Cpu(Arc::new(values)),
+        }
     }
 
     /// On a device: an uninitialised tensor.
@@ -69,7 +87,10 @@ impl<T: Element> Tensor<T> {
         use wgpu::BufferUsages as U;
         let bytes = checked_count("tensor", shape)? as u64 * T::DTYPE.size() as u64;
         let buffer = gpu.create_buffer("macheps tensor", bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC)?;
-        Ok(Tensor { shape: shape.to_vec(), place: Place::Gpu(gpu.clone(), buffer) })
+        Ok(Tensor {
+            shape: shape.to_vec(),
+            place: Place::Gpu(gpu.clone(), buffer),
+        })
     }
 
     /// The values, on the CPU path.
@@ -160,7 +181,9 @@ impl Chain<'_> {
             return Ok(());
         };
         gpu.check_alive()?;
-        let next = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("macheps chain") });
+        let next = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
+            label: Some("macheps chain"),
+        });
         let full = std::mem::replace(encoder, next);
         gpu.queue().submit([full.finish()]);
         Ok(())

@@ -65,7 +65,8 @@ pub struct CaseReport {
 /// The cases of all operations, or of the one named (with its gradient).
 pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     let all = verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>);
-    all.filter(|c| op.is_none_or(|name| c.op() == name || c.op().strip_suffix("_backward") == Some(name))).collect()
+    all.filter(|c| op.is_none_or(|name| c.op() == name || c.op().strip_suffix("_backward") == Some(name)))
+        .collect()
 }
 
 /// Runs a case. A case that cannot be run is not ok.
@@ -113,10 +114,20 @@ impl Case for SoftmaxCase {
     fn run(&self, context: &Context) -> Result<Verdict> {
         let (bound, unit) = nominal_bound(self.quantity, self.dtype, self.accuracy(context)?);
         Ok(match SoftmaxCase::run(self, context)? {
-            Ok(outcome) => Verdict { max_error: outcome.error.of_bound * bound, bound, unit, mismatch: None },
+            Ok(outcome) => Verdict {
+                max_error: outcome.error.of_bound * bound,
+                bound,
+                unit,
+                mismatch: None,
+            },
             Err(m) => {
                 let of_bound = (m.got - m.want).abs() / m.bound;
-                Verdict { max_error: of_bound * bound, bound, unit, mismatch: Some(m.to_string()) }
+                Verdict {
+                    max_error: of_bound * bound,
+                    bound,
+                    unit,
+                    mismatch: Some(m.to_string()),
+                }
             }
         })
     }

@@ -11,6 +11,8 @@ mod cpu_softmax;
 mod data;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/probe.rs"]
+mod gpu_probe;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
 #[path = "suite/gpus.rs"]
@@ -21,5 +23,3 @@ mod hard_rows;
 mod house;
 #[path = "suite/onnx.rs"]
 mod onnx;
-#[path = "suite/probe.rs"]
-mod gpu_probe;

@@ -23,7 +23,10 @@ pub enum DeviceKind {
 impl DeviceKind {
     /// Whether there is hardware behind it that is worth choosing by default.
     pub fn is_hardware_gpu(self) -> bool {
-        matches!(self, DeviceKind::Discrete | DeviceKind::Integrated | DeviceKind::Virtual)
+        matches!(
+            self,
+            DeviceKind::Discrete | DeviceKind::Integrated | DeviceKind::Virtual
+        )
     }
 }
 
@@ -74,7 +77,9 @@ impl DeviceInfo {
         };
         // GL has no device type for software renderers; their names are known.
         let lower = info.name.to_lowercase();
-        let software = ["llvmpipe", "swiftshader", "softpipe", "lavapipe"].iter().any(|s| lower.contains(s));
+        let software = ["llvmpipe", "swiftshader", "softpipe", "lavapipe"]
+            .iter()
+            .any(|s| lower.contains(s));
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
         DeviceInfo {
             index,
@@ -82,7 +87,11 @@ impl DeviceInfo {
             backend: info.backend.to_string(),
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
             kind: if software { DeviceKind::Software } else { kind },
-            subgroup_sizes: if subgroups { (info.subgroup_min_size, info.subgroup_max_size) } else { (0, 0) },
+            subgroup_sizes: if subgroups {
+                (info.subgroup_min_size, info.subgroup_max_size)
+            } else {
+                (0, 0)
+            },
             shader_f16: features.contains(wgpu::Features::SHADER_F16),
             max_binding: limits.max_storage_buffer_binding_size,
         }
@@ -155,7 +164,11 @@ pub(crate) async fn enumerate() -> Vec<Found> {
     adapters.sort_by_key(|a| a.get_info().backend == wgpu::Backend::Gl);
     adapters
         .into_iter()
-        .filter(|a| a.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
+        .filter(|a| {
+            a.get_downlevel_capabilities()
+                .flags
+                .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        })
         .enumerate()
         .map(|(i, adapter)| Found {
             info: DeviceInfo::of(i + 1, &adapter.get_info(), adapter.features(), &adapter.limits()),
@@ -181,10 +194,21 @@ pub(crate) async fn choose(selector: &DeviceSelector) -> Result<(Choice, Option<
     };
     let (selector, why) = match &from_environment {
         // Parsing a selector cannot fail: what is nothing else is a name.
-        Some(value) => (value.parse().unwrap_or(DeviceSelector::Auto), "named by MACHEPS_DEVICE".to_string()),
+        Some(value) => (
+            value.parse().unwrap_or(DeviceSelector::Auto),
+            "named by MACHEPS_DEVICE".to_string(),
+        ),
         None => (selector.clone(), format!("asked for as '{selector}'")),
     };
-    let on_cpu = |reason: String| Ok((Choice { device: DeviceInfo::cpu(), reason }, None));
+    let on_cpu = |reason: String| {
+        Ok((
+            Choice {
+                device: DeviceInfo::cpu(),
+                reason,
+            },
+            None,
+        ))
+    };
     if matches!(selector, DeviceSelector::Cpu | DeviceSelector::Index(0)) {
         return on_cpu(why);
     }
@@ -201,8 +225,14 @@ pub(crate) async fn choose(selector: &DeviceSelector) -> Result<(Choice, Option<
         DeviceSelector::Auto => match hardware {
             Some(p) => (Some(p), "the first hardware GPU".to_string()),
             None => {
-                let seen = if found.is_empty() { "no adapter found" } else { "only software adapters found" };
-                return on_cpu(format!("no hardware GPU ({seen}): the CPU path is faster than a software driver"));
+                let seen = if found.is_empty() {
+                    "no adapter found"
+                } else {
+                    "only software adapters found"
+                };
+                return on_cpu(format!(
+                    "no hardware GPU ({seen}): the CPU path is faster than a software driver"
+                ));
             }
         },
         DeviceSelector::Gpu => (hardware.or(if found.is_empty() { None } else { Some(0) }), why),
@@ -212,7 +242,9 @@ pub(crate) async fn choose(selector: &DeviceSelector) -> Result<(Choice, Option<
             let matches = |text: &str| text.to_lowercase().contains(&wanted);
             let by_name = found.iter().position(|f| matches(&f.info.name));
             let position = by_name.or_else(|| {
-                found.iter().position(|f| matches(&f.info.backend) || matches(&f.info.driver))
+                found
+                    .iter()
+                    .position(|f| matches(&f.info.backend) || matches(&f.info.driver))
             });
             (position, why)
         }
@@ -221,8 +253,17 @@ pub(crate) async fn choose(selector: &DeviceSelector) -> Result<(Choice, Option<
     match position {
         Some(p) => {
             let chosen = &found[p];
-            Ok((Choice { device: chosen.info.clone(), reason }, Some(chosen.adapter.clone())))
+            Ok((
+                Choice {
+                    device: chosen.info.clone(),
+                    reason,
+                },
+                Some(chosen.adapter.clone()),
+            ))
         }
-        None => Err(Error::NoDevice { wanted: selector.to_string(), available: listing() }),
+        None => Err(Error::NoDevice {
+            wanted: selector.to_string(),
+            available: listing(),
+        }),
     }
 }

@@ -3,8 +3,7 @@
 /// Features that the crate uses where an adapter has them. All are optional: without SUBGROUP, reductions go through
 /// workgroup memory; without SHADER_F16, f16 is kept in packed words; without TIMESTAMP_QUERY, timings are wall-clock.
 pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
-    adapter.features()
-        & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY)
+    adapter.features() & (wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY)
 }
 
 /// The limits worth asking for: everything about storage buffers and compute as large as the adapter has it.
@@ -71,7 +70,9 @@ impl Capabilities {
             shader_f16: features.contains(wgpu::Features::SHADER_F16),
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
             software: kind == super::DeviceKind::Software,
-            max_invocations: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            max_invocations: limits
+                .max_compute_invocations_per_workgroup
+                .min(limits.max_compute_workgroup_size_x),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,

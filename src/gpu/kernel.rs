@@ -31,7 +31,11 @@ impl Kernel {
     pub(crate) fn build(gpu: &Gpu, label: &str, source: &str, entry: &str) -> Result<Kernel> {
         gpu.check_alive()?;
         let (module, info) = reflect(source)?;
-        let position = module.entry_points.iter().position(|e| e.name == entry).ok_or_else(|| Error::Wgpu(format!("{label} has no entry point {entry}")))?;
+        let position = module
+            .entry_points
+            .iter()
+            .position(|e| e.name == entry)
+            .ok_or_else(|| Error::Wgpu(format!("{label} has no entry point {entry}")))?;
         let used = info.get_entry_point(position);
         let mut bindings = Vec::new();
         let mut entries = Vec::new();
@@ -49,22 +53,39 @@ impl Kernel {
             entries.push(wgpu::BindGroupLayoutEntry {
                 binding: at.binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                ty: wgpu::BindingType::Buffer {
+                    ty,
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
                 count: None,
             });
             let name = variable.name.clone().unwrap_or_default();
-            bindings.push(Binding { name, index: at.binding, uniform });
+            bindings.push(Binding {
+                name,
+                index: at.binding,
+                uniform,
+            });
         }
         let device = gpu.device();
         let (pipeline, layout) = gpu.scoped(|| {
-            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(label),
+                entries: &entries,
+            });
             let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(label),
                 bind_group_layouts: &[Some(&layout)],
                 immediate_size: 0,
             });
-            let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
-            let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+            let descriptor = wgpu::ShaderModuleDescriptor {
+                label: Some(label),
+                source: wgpu::ShaderSource::Wgsl(source.into()),
+            };
+            let checks = wgpu::ShaderRuntimeChecks {
+                force_loop_bounding: false,
+                ..wgpu::ShaderRuntimeChecks::checked()
+            };
             // SAFETY: every loop of this crate's shaders counts a u32 up or down to a bound that does not change inside
             // the loop, so none is infinite; all other run-time checks stay on. Without this naga counts every
             // iteration in a second variable, which keeps drivers from unrolling.
@@ -84,7 +105,12 @@ impl Kernel {
             });
             (pipeline, layout)
         })?;
-        Ok(Kernel { pipeline, layout, bindings, label: label.to_string() })
+        Ok(Kernel {
+            pipeline,
+            layout,
+            bindings,
+            label: label.to_string(),
+        })
     }
 
     /// Whether the binding of this name is a uniform.
@@ -97,12 +123,20 @@ impl Kernel {
     pub(crate) fn bind(&self, gpu: &Gpu, resources: &[(&str, wgpu::BindingResource<'_>)]) -> Result<wgpu::BindGroup> {
         let mut entries = Vec::new();
         for binding in &self.bindings {
-            let (_, resource) = resources.iter().find(|(name, _)| *name == binding.name).ok_or_else(|| {
-                Error::Wgpu(format!("{}: nothing given for binding {}", self.label, binding.name))
-            })?;
-            entries.push(wgpu::BindGroupEntry { binding: binding.index, resource: resource.clone() });
+            let (_, resource) = resources
+                .iter()
+                .find(|(name, _)| *name == binding.name)
+                .ok_or_else(|| Error::Wgpu(format!("{}: nothing given for binding {}", self.label, binding.name)))?;
+            entries.push(wgpu::BindGroupEntry {
+                binding: binding.index,
+                resource: resource.clone(),
+            });
         }
-        let descriptor = wgpu::BindGroupDescriptor { label: Some(&self.label), layout: &self.layout, entries: &entries };
+        let descriptor = wgpu::BindGroupDescriptor {
+            label: Some(&self.label),
+            layout: &self.layout,
+            entries: &entries,
+        };
         gpu.scoped(|| gpu.device().create_bind_group(&descriptor))
     }
 }
@@ -127,7 +161,10 @@ impl Recording {
         if self.steps.is_empty() {
             return;
         }
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(self.label), timestamp_writes: None });
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(self.label),
+            timestamp_writes: None,
+        });
         self.record_pass(&mut pass);
     }
 

@@ -10,8 +10,8 @@ mod timing;
 mod view;
 mod wait;
 
-pub(crate) use adapters::{choose, enumerate};
 pub use adapters::{Choice, DeviceInfo, DeviceKind, DeviceSelector};
+pub(crate) use adapters::{choose, enumerate};
 pub use capabilities::{Capabilities, recommended_limits, required_features};
 pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
@@ -42,11 +42,15 @@ struct Inner {
     /// First uncaptured error of an owned device.
     uncaptured: Arc<Mutex<Option<String>>>,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    /// Replacements made in every shader before it is built; empty but in tests that plant bugs.
+    edits: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gpu").field("info", &self.inner.info).finish_non_exhaustive()
+        f.debug_struct("Gpu")
+            .field("info", &self.inner.info)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,7 +65,13 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 impl Gpu {
     /// Opens a device of its own on `adapter`, with [`required_features`] and [`recommended_limits`].
     pub async fn open(adapter: &wgpu::Adapter) -> Result<Gpu> {
-        Gpu::open_with(adapter, required_features(adapter), recommended_limits(adapter), DEFAULT_TIMEOUT).await
+        Gpu::open_with(
+            adapter,
+            required_features(adapter),
+            recommended_limits(adapter),
+            DEFAULT_TIMEOUT,
+        )
+        .await
     }
 
     /// Opens a device of its own with chosen features, limits and patience.
@@ -79,10 +89,13 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
-        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| Error::DeviceRequest {
-            adapter: adapter.get_info().name,
-            reason: e.to_string(),
-        })?;
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::DeviceRequest {
+                adapter: adapter.get_info().name,
+                reason: e.to_string(),
+            })?;
         let gpu = Gpu::wrap(device, queue, timeout);
         let lost = gpu.inner.lost.clone();
         gpu.device().set_device_lost_callback(move |reason, message| {
@@ -116,8 +129,42 @@ impl Gpu {
                 lost: Arc::default(),
                 uncaptured: Arc::default(),
                 kernels: Mutex::default(),
+                edits: Vec::new(),
             }),
         }
+    }
+
+    /// The same device with every shader edited before it is built, for tests that plant bugs and want them caught. A
+    /// shader that lacks the text is built as it is.
+    #[doc(hidden)]
+    pub fn with_shader_edits(&self, edits: &[(&str, &str)]) -> Gpu {
+        let inner = &self.inner;
+        Gpu {
+            inner: Arc::new(Inner {
+                device: inner.device.clone(),
+                queue: inner.queue.clone(),
+                info: inner.info.clone(),
+                capabilities: inner.capabilities.clone(),
+                timeout: inner.timeout,
+                lost: inner.lost.clone(),
+                uncaptured: inner.uncaptured.clone(),
+                kernels: Mutex::default(),
+                edits: edits
+                    .iter()
+                    .map(|(from, to)| (from.to_string(), to.to_string()))
+                    .collect(),
+            }),
+        }
+    }
+
+    /// The same device with narrower capabilities, as if features were missing, for tests of the paths that then serve.
+    #[doc(hidden)]
+    pub fn with_capabilities(&self, narrow: impl FnOnce(&mut Capabilities)) -> Gpu {
+        let mut gpu = self.with_shader_edits(&[]);
+        if let Some(inner) = Arc::get_mut(&mut gpu.inner) {
+            narrow(&mut inner.capabilities);
+        }
+        gpu
     }
 
     /// The wgpu device.
@@ -152,7 +199,9 @@ impl Gpu {
     /// The error for a lost device; marks it as lost.
     pub(crate) fn lost_error(&self) -> Error {
         let mut lost = lock(&self.inner.lost);
-        let reason = lost.get_or_insert_with(|| "it stopped answering or was destroyed".into()).clone();
+        let reason = lost
+            .get_or_insert_with(|| "it stopped answering or was destroyed".into())
+            .clone();
         Error::DeviceLost { reason }
     }
 
@@ -170,9 +219,18 @@ impl Gpu {
     pub fn create_buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
         let size = size.max(16).next_multiple_of(4);
         if size > self.capabilities().max_buffer {
-            return Err(Error::Limit { what: "bytes in one buffer", need: size, have: self.capabilities().max_buffer });
+            return Err(Error::Limit {
+                what: "bytes in one buffer",
+                need: size,
+                have: self.capabilities().max_buffer,
+            });
         }
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        };
         self.scoped(|| self.device().create_buffer(&descriptor))
     }
 
@@ -212,6 +270,17 @@ impl Gpu {
 
     /// The kernel of this source, built at its first use and shared from then on.
     pub fn kernel(&self, label: &str, source: &str, entry: &str) -> Result<Arc<Kernel>> {
+        let edited;
+        let source = if self.inner.edits.is_empty() {
+            source
+        } else {
+            edited = self
+                .inner
+                .edits
+                .iter()
+                .fold(source.to_string(), |text, (from, to)| text.replace(from, to));
+            &edited
+        };
         let key = format!("{entry}\n{source}");
         if let Some(kernel) = lock(&self.inner.kernels).get(&key) {
             return Ok(kernel.clone());
@@ -271,10 +340,14 @@ impl Gpu {
             pass.set_bind_group(0, &bind_group, &[]);
             pass.dispatch_workgroups(workgroups, 1, 1);
         }
-        let (_, result) = buffers.iter().find(|(name, _)| *name == output).ok_or_else(|| {
-            Error::shape("output binding", "one of the bindings given", output.to_string())
-        })?;
-        let len = bindings.iter().find(|(name, _)| *name == output).map_or(0, |(_, b)| b.len() as u64);
+        let (_, result) = buffers
+            .iter()
+            .find(|(name, _)| *name == output)
+            .ok_or_else(|| Error::shape("output binding", "one of the bindings given", output.to_string()))?;
+        let len = bindings
+            .iter()
+            .find(|(name, _)| *name == output)
+            .map_or(0, |(_, b)| b.len() as u64);
         self.read_back(encoder, result, len)
     }
 }

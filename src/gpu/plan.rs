@@ -78,7 +78,10 @@ pub(crate) fn plan_windows(tensors: &[Planned<'_>], budget: &Budget, pin_last: b
         match dims.last_mut() {
             Some(outer) if !pinned && outer.iter().zip(&here).all(|(o, h)| o.stride == h.stride * h.size) => {
                 for (o, h) in outer.iter_mut().zip(&here) {
-                    *o = RowDim { size: o.size * h.size, stride: h.stride };
+                    *o = RowDim {
+                        size: o.size * h.size,
+                        stride: h.stride,
+                    };
                 }
             }
             _ => dims.push(here),
@@ -87,7 +90,9 @@ pub(crate) fn plan_windows(tensors: &[Planned<'_>], budget: &Budget, pin_last: b
     if dims.len() > MAX_DIMS {
         return Err(Error::Unsupported {
             what: format!("a view with {} separate row dimensions", dims.len()),
-            reason: format!("at most {MAX_DIMS} are left after merging evenly strided neighbours; copy it to a contiguous tensor"),
+            reason: format!(
+                "at most {MAX_DIMS} are left after merging evenly strided neighbours; copy it to a contiguous tensor"
+            ),
         });
     }
     let starts: Vec<usize> = tensors.iter().map(|t| t.rows.offset).collect();
@@ -124,8 +129,17 @@ fn cut(
         return Ok(());
     }
     let Some((outer, inner)) = dims.split_first() else {
-        let need = tensors.iter().enumerate().map(|(t, x)| span(x, t, dims)).max().unwrap_or(0);
-        return Err(Error::Limit { what: "bytes of one row in one storage binding", need: need + slack, have: budget.binding });
+        let need = tensors
+            .iter()
+            .enumerate()
+            .map(|(t, x)| span(x, t, dims))
+            .max()
+            .unwrap_or(0);
+        return Err(Error::Limit {
+            what: "bytes of one row in one storage binding",
+            need: need + slack,
+            have: budget.binding,
+        });
     };
     let inner_rows: usize = inner.iter().map(|d| d[0].size).product();
     let mut count = outer[0].size as u64;
@@ -138,7 +152,9 @@ fn cut(
             count = count.min((room - one) / step + 1);
         }
     }
-    count = count.min(budget.rows / inner_rows as u64).min(budget.elements / (inner_rows as u64 * len.max(1) as u64));
+    count = count
+        .min(budget.rows / inner_rows as u64)
+        .min(budget.elements / (inner_rows as u64 * len.max(1) as u64));
     // An index that alone is too much for one dispatch is cut further inside.
     let deeper = count == 0 && !(inner.is_empty() && fits(inner));
     let count = count.max(1) as usize;
@@ -149,7 +165,15 @@ fn cut(
         if deeper {
             cut(tensors, budget, inner, len, &starts, row, windows)?;
         } else {
-            let mut part = vec![outer.iter().map(|d| RowDim { size: taken, stride: d.stride }).collect::<Vec<_>>()];
+            let mut part = vec![
+                outer
+                    .iter()
+                    .map(|d| RowDim {
+                        size: taken,
+                        stride: d.stride,
+                    })
+                    .collect::<Vec<_>>(),
+            ];
             part.extend_from_slice(inner);
             windows.push(window(tensors, budget, &part, &starts, row, taken * inner_rows));
         }
@@ -157,7 +181,14 @@ fn cut(
     Ok(())
 }
 
-fn window(tensors: &[Planned<'_>], budget: &Budget, dims: &[Vec<RowDim>], starts: &[usize], first_row: usize, rows: usize) -> Window {
+fn window(
+    tensors: &[Planned<'_>],
+    budget: &Budget,
+    dims: &[Vec<RowDim>],
+    starts: &[usize],
+    first_row: usize,
+    rows: usize,
+) -> Window {
     let mut sizes = [1u32; MAX_DIMS];
     for (slot, d) in sizes.iter_mut().zip(dims.iter().rev()) {
         *slot = d[0].size as u32;
@@ -168,15 +199,27 @@ fn window(tensors: &[Planned<'_>], budget: &Budget, dims: &[Vec<RowDim>], starts
         .map(|(t, tensor)| {
             let begin = starts[t] as u64 * tensor.element;
             let offset = begin / budget.alignment * budget.alignment;
-            let end = (begin + span(tensor, t, dims)).next_multiple_of(16).min(tensor.buffer / 4 * 4);
+            let end = (begin + span(tensor, t, dims))
+                .next_multiple_of(16)
+                .min(tensor.buffer / 4 * 4);
             let mut strides = [0u32; MAX_DIMS];
             for (slot, d) in strides.iter_mut().zip(dims.iter().rev()) {
                 *slot = d[t].stride as u32;
             }
-            Part { offset, size: (end - offset).max(4), base: ((begin - offset) / tensor.element) as u32, strides }
+            Part {
+                offset,
+                size: (end - offset).max(4),
+                base: ((begin - offset) / tensor.element) as u32,
+                strides,
+            }
         })
         .collect();
-    Window { first_row, rows, sizes, parts }
+    Window {
+        first_row,
+        rows,
+        sizes,
+        parts,
+    }
 }
 
 /// A grid of at least `groups` workgroups with no dimension above `limit`.
@@ -184,7 +227,11 @@ pub(crate) fn grid(groups: u64, limit: u32) -> Result<[u32; 2]> {
     let limit = u64::from(limit);
     let y = groups.div_ceil(limit).max(1);
     if y > limit {
-        return Err(Error::Limit { what: "workgroups of a dispatch", need: groups, have: limit * limit });
+        return Err(Error::Limit {
+            what: "workgroups of a dispatch",
+            need: groups,
+            have: limit * limit,
+        });
     }
     Ok([groups.div_ceil(y) as u32, y as u32])
 }
@@ -194,11 +241,25 @@ mod tests {
     use super::*;
 
     fn budget() -> Budget {
-        Budget { binding: 1 << 20, alignment: 256, elements: 1 << 24, rows: 1 << 20 }
+        Budget {
+            binding: 1 << 20,
+            alignment: 256,
+            elements: 1 << 24,
+            rows: 1 << 20,
+        }
     }
 
     fn plan(map: &RowMap, budget: &Budget) -> Vec<Window> {
-        plan_windows(&[Planned { rows: map, element: 4, buffer: map.end() as u64 * 4 }], budget, false).unwrap()
+        plan_windows(
+            &[Planned {
+                rows: map,
+                element: 4,
+                buffer: map.end() as u64 * 4,
+            }],
+            budget,
+            false,
+        )
+        .unwrap()
     }
 
     /// Every row appears once, at the place that the map gives it, and no window passes its binding.
@@ -224,10 +285,24 @@ mod tests {
 
     #[test]
     fn windows_cover_all_rows_once() {
-        for shape in [vec![1000, 1000], vec![7, 300, 500], vec![3, 5], vec![1, 1], vec![200, 40, 33]] {
+        for shape in [
+            vec![1000, 1000],
+            vec![7, 300, 500],
+            vec![3, 5],
+            vec![1, 1],
+            vec![200, 40, 33],
+        ] {
             for axis in 0..shape.len() {
                 let map = RowMap::contiguous(&shape, axis);
-                match plan_windows(&[Planned { rows: &map, element: 4, buffer: map.end() as u64 * 4 }], &budget(), false) {
+                match plan_windows(
+                    &[Planned {
+                        rows: &map,
+                        element: 4,
+                        buffer: map.end() as u64 * 4,
+                    }],
+                    &budget(),
+                    false,
+                ) {
                     Ok(windows) => check(&map, &windows, &budget()),
                     // A strided axis cannot be cut by rows once its span passes the binding.
                     Err(Error::Limit { .. }) => assert!(map.len_stride > 1),
@@ -240,7 +315,10 @@ mod tests {
     #[test]
     fn respects_rows_and_elements() {
         let map = RowMap::contiguous(&[1000, 10], 1);
-        let tight = Budget { elements: 95, ..budget() };
+        let tight = Budget {
+            elements: 95,
+            ..budget()
+        };
         let windows = plan(&map, &tight);
         check(&map, &windows, &tight);
         assert!(windows.iter().all(|w| w.rows <= 9));

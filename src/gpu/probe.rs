@@ -175,12 +175,7 @@ impl fmt::Display for ProbeReport {
             };
             writeln!(f, "  {mark:<6}  {:<width$}  {}", fact.what, fact.value)?;
         }
-        let count = |verdict| {
-            self.facts
-                .iter()
-                .filter(|fact| fact.verdict == verdict)
-                .count()
-        };
+        let count = |verdict| self.facts.iter().filter(|fact| fact.verdict == verdict).count();
         writeln!(
             f,
             "\n{} ok, {} beware, {} for information",
@@ -410,14 +405,7 @@ const SWEEPS: [Sweep; 19] = {
             |x, _| x / 3.0,
             0.501,
         ),
-        ours(
-            "m_exp",
-            "m_exp on [-87, 88]",
-            6,
-            ALL_EXP,
-            |x, _| x.exp(),
-            2.0,
-        ),
+        ours("m_exp", "m_exp on [-87, 88]", 6, ALL_EXP, |x, _| x.exp(), 2.0),
         ours(
             "m_expm1",
             "m_expm1 on [-0.5, 0.5]",
@@ -426,14 +414,7 @@ const SWEEPS: [Sweep; 19] = {
             |x, _| x.exp_m1(),
             2.0,
         ),
-        ours(
-            "m_log_near_1",
-            "m_log on [0.5, 1.5]",
-            7,
-            NEAR_ONE,
-            |x, _| x.ln(),
-            1.0,
-        ),
+        ours("m_log_near_1", "m_log on [0.5, 1.5]", 7, NEAR_ONE, |x, _| x.ln(), 1.0),
         ours(
             "m_log_all",
             "m_log over all positive numbers",
@@ -458,14 +439,7 @@ const SWEEPS: [Sweep; 19] = {
             |x, _| x.tanh(),
             2.0,
         ),
-        ours(
-            "m_tanh_all",
-            "m_tanh on [-10, 10]",
-            8,
-            TANH_ALL,
-            |x, _| x.tanh(),
-            2.0,
-        ),
+        ours("m_tanh_all", "m_tanh on [-10, 10]", 8, TANH_ALL, |x, _| x.tanh(), 2.0),
         ours(
             "m_sigmoid",
             "m_sigmoid on [-87, 88]",
@@ -569,18 +543,8 @@ const FACTS: [(&str, &str, &str, Expected); 29] = {
     use Expected::{Flag, Told, Value};
     const INF: f32 = f32::INFINITY;
     [
-        (
-            "nan_ne_itself",
-            NON_FINITE,
-            "NaN != NaN is true",
-            Flag(true),
-        ),
-        (
-            "nan_eq_itself",
-            NON_FINITE,
-            "NaN == NaN is true",
-            Flag(false),
-        ),
+        ("nan_ne_itself", NON_FINITE, "NaN != NaN is true", Flag(true)),
+        ("nan_eq_itself", NON_FINITE, "NaN == NaN is true", Flag(false)),
         ("max_nan_1", NON_FINITE, "max(NaN, 1)", Told),
         ("max_1_nan", NON_FINITE, "max(1, NaN)", Told),
         ("min_nan_1", NON_FINITE, "min(NaN, 1)", Told),
@@ -611,30 +575,15 @@ const FACTS: [(&str, &str, &str, Expected); 29] = {
         ("one_over_0", NON_FINITE, "1 / 0", Value(INF)),
         ("fma_fused", ARITHMETIC, "fma() rounds once", Told),
         ("contraction", ARITHMETIC, "a * b + c is contracted", Told),
-        (
-            "subnormal_sum",
-            SUBNORMALS,
-            "1e-40 + 1e-40",
-            Value(1e-40 + 1e-40),
-        ),
-        (
-            "subnormal_product",
-            SUBNORMALS,
-            "1e-40 * 2",
-            Value(1e-40 * 2.0),
-        ),
+        ("subnormal_sum", SUBNORMALS, "1e-40 + 1e-40", Value(1e-40 + 1e-40)),
+        ("subnormal_product", SUBNORMALS, "1e-40 * 2", Value(1e-40 * 2.0)),
         (
             "subnormal_result",
             SUBNORMALS,
             "2^-126 * 0.5",
             Value(f32::MIN_POSITIVE / 2.0),
         ),
-        (
-            "subnormal_compare",
-            SUBNORMALS,
-            "1e-40 > 0 is true",
-            Flag(true),
-        ),
+        ("subnormal_compare", SUBNORMALS, "1e-40 > 0 is true", Flag(true)),
         (
             "bit_tests",
             NON_FINITE,
@@ -664,8 +613,7 @@ fn host_facts() -> Vec<u32> {
     ] = fact_operands().map(black_box);
     let flag = |b: bool| f32::from_bits(u32::from(b));
     #[allow(clippy::eq_op)]
-    let (differs, equals, inf_difference, nan_difference) =
-        (nan != nan, nan == nan, inf - inf, nan - nan);
+    let (differs, equals, inf_difference, nan_difference) = (nan != nan, nan == nan, inf - inf, nan - nan);
     [
         flag(differs),
         flag(equals),
@@ -693,13 +641,7 @@ fn host_facts() -> Vec<u32> {
         tiny * two,
         smallest * half,
         flag(tiny > 0.0),
-        flag(
-            nan.is_nan()
-                && inf.is_infinite()
-                && neg_inf.is_infinite()
-                && tiny.is_finite()
-                && !nan.is_finite(),
-        ),
+        flag(nan.is_nan() && inf.is_infinite() && neg_inf.is_infinite() && tiny.is_finite() && !nan.is_finite()),
         nan.tanh(),
         nan.ln(),
     ]
@@ -746,12 +688,7 @@ fn special_fact(slot: usize, bits: u32) -> Fact {
 fn pairs() -> (Vec<f32>, Vec<f32>) {
     let mut random = Random(77);
     (0..PAIRS)
-        .map(|_| {
-            (
-                random.signed_binades(-12, 12),
-                random.signed_binades(-12, 12),
-            )
-        })
+        .map(|_| (random.signed_binades(-12, 12), random.signed_binades(-12, 12)))
         .unzip()
 }
 
@@ -793,40 +730,19 @@ fn narrowing() -> [Narrowing; 5] {
         Narrowing {
             packed: ("pack_overflow", "pack2x16float: overflow becomes infinity"),
             native: ("native_overflow", "native store: overflow becomes infinity"),
-            inputs: vec![
-                65504.0,
-                65519.0,
-                65520.0,
-                65536.0,
-                1e9,
-                f32::MAX,
-                -65520.0,
-                -1e9,
-            ],
+            inputs: vec![65504.0, 65519.0, 65520.0, 65536.0, 1e9, f32::MAX, -65520.0, -1e9],
         },
         Narrowing {
-            packed: (
-                "pack_subnormals",
-                "pack2x16float: subnormal results are kept",
-            ),
-            native: (
-                "native_subnormals",
-                "native store: subnormal results are kept",
-            ),
+            packed: ("pack_subnormals", "pack2x16float: subnormal results are kept"),
+            native: ("native_subnormals", "native store: subnormal results are kept"),
             inputs: (0..64)
                 .map(|i| (i as f32 * 16.5 + 0.75) * unit)
                 .chain([0.5 * unit, 0.51 * unit, 1.5 * unit, -unit])
                 .collect(),
         },
         Narrowing {
-            packed: (
-                "pack_non_finite",
-                "pack2x16float: NaN and infinities are kept",
-            ),
-            native: (
-                "native_non_finite",
-                "native store: NaN and infinities are kept",
-            ),
+            packed: ("pack_non_finite", "pack2x16float: NaN and infinities are kept"),
+            native: ("native_non_finite", "native store: NaN and infinities are kept"),
             inputs: vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0],
         },
     ]
@@ -834,10 +750,7 @@ fn narrowing() -> [Narrowing; 5] {
 
 /// All narrowing inputs in a row, padded to whole words.
 fn narrowing_inputs() -> Vec<f32> {
-    let mut all: Vec<f32> = narrowing()
-        .into_iter()
-        .flat_map(|kind| kind.inputs)
-        .collect();
+    let mut all: Vec<f32> = narrowing().into_iter().flat_map(|kind| kind.inputs).collect();
     all.resize(all.len().next_multiple_of(2), 0.0);
     all
 }
@@ -862,10 +775,7 @@ fn narrowing_facts(native: bool, results: Option<&[u16]>, facts: &mut Vec<Fact>)
                 match wrong {
                     None => (Value::Bool(true), Verdict::Ok),
                     Some((x, &bits)) => (
-                        Value::Text(format!(
-                            "no: {x:e} becomes {:e}",
-                            half::f16::from_bits(bits).to_f32()
-                        )),
+                        Value::Text(format!("no: {x:e} becomes {:e}", half::f16::from_bits(bits).to_f32())),
                         Verdict::Beware,
                     ),
                 }
@@ -897,11 +807,7 @@ fn widening_fact(id: &'static str, what: &'static str, results: Option<&[f32]>) 
                 .count();
             (
                 Value::Number(wrong as f64),
-                if wrong == 0 {
-                    Verdict::Ok
-                } else {
-                    Verdict::Beware
-                },
+                if wrong == 0 { Verdict::Ok } else { Verdict::Beware },
             )
         }
     };
@@ -1002,29 +908,14 @@ impl Answers {
         ] {
             if self.has_barrier {
                 let right = share(column, exact);
-                add(
-                    id,
-                    ARITHMETIC,
-                    what,
-                    Value::Number(right),
-                    judged(right == 1.0),
-                );
+                add(id, ARITHMETIC, what, Value::Number(right), judged(right == 1.0));
             } else {
-                add(
-                    id,
-                    ARITHMETIC,
-                    what,
-                    not_available("shaders only"),
-                    Verdict::Info,
-                );
+                add(id, ARITHMETIC, what, not_available("shaders only"), Verdict::Info);
             }
         }
         let exact = 2.5e7 + (TERMS - 1) as f64;
         for (i, (id, what)) in [
-            (
-                "sum_naive",
-                "naive sum of 25,000,000 and 20,000 ones, relative error",
-            ),
+            ("sum_naive", "naive sum of 25,000,000 and 20,000 ones, relative error"),
             ("kahan_plain", "the same by Kahan, written plainly"),
             ("kahan_barrier", "the same by Kahan, behind the barrier"),
         ]
@@ -1032,13 +923,7 @@ impl Answers {
         .enumerate()
         {
             match self.sums[i] {
-                None => add(
-                    id,
-                    ARITHMETIC,
-                    what,
-                    not_available("shaders only"),
-                    Verdict::Info,
-                ),
+                None => add(id, ARITHMETIC, what, not_available("shaders only"), Verdict::Info),
                 Some(sum) => {
                     let error = (f64::from(sum) - exact).abs() / exact;
                     let verdict = if i == 0 {
@@ -1153,12 +1038,7 @@ impl Answers {
                     Some(i) => (format!("element {i} of {}", words.len()), Verdict::Beware),
                     None => ("nowhere in the buffer".to_string(), Verdict::Info),
                 };
-                add(
-                    "stray_write",
-                    "write past the end goes to",
-                    Value::Text(to.0),
-                    to.1,
-                );
+                add("stray_write", "write past the end goes to", Value::Text(to.0), to.1);
             }
         }
         ProbeReport {
@@ -1222,9 +1102,7 @@ pub fn cpu() -> ProbeReport {
             .iter()
             .map(|&x| half::f16::from_f32(x).to_bits())
             .collect(),
-        unpacked: (0..=u16::MAX)
-            .map(|bits| half::f16::from_bits(bits).to_f32())
-            .collect(),
+        unpacked: (0..=u16::MAX).map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
         native_narrow: None,
         native_wide: None,
         lanes: None,
@@ -1236,28 +1114,25 @@ pub fn cpu() -> ProbeReport {
 
 /// The main shader of the probe.
 fn source() -> String {
-    [lib::BITS, lib::ERROR_FREE, lib::ELEMENTARY, include_str!("../../shaders/probe.wgsl")].concat()
+    [
+        lib::BITS,
+        lib::ERROR_FREE,
+        lib::ELEMENTARY,
+        include_str!("../../shaders/probe.wgsl"),
+    ]
+    .concat()
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .chunks_exact(4)
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
+    bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
+    bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
 }
 
 fn halves(bytes: &[u8]) -> Vec<u16> {
-    bytes
-        .chunks_exact(2)
-        .map(bytemuck::pod_read_unaligned)
-        .collect()
+    bytes.chunks_exact(2).map(bytemuck::pod_read_unaligned).collect()
 }
 
 /// Operands and size of the output of one dispatch of the probe shader.
@@ -1422,10 +1297,7 @@ impl Gpu {
         } else {
             1
         };
-        let mut bindings: Vec<(&str, &[u8])> = vec![
-            ("params", bytemuck::cast_slice(&params)),
-            ("results", &results),
-        ];
+        let mut bindings: Vec<(&str, &[u8])> = vec![("params", bytemuck::cast_slice(&params)), ("results", &results)];
         bindings.extend(
             [("xs", ask.xs), ("ys", ask.ys)]
                 .into_iter()
@@ -1439,10 +1311,7 @@ impl Gpu {
     /// 1e-40 after a load and a store as f32.
     async fn copy_subnormal(&self) -> Result<f32> {
         let loads = [1e-40f32; 4];
-        let bindings: [(&str, &[u8]); 2] = [
-            ("loads", bytemuck::cast_slice(&loads)),
-            ("stores", &[0; 16]),
-        ];
+        let bindings: [(&str, &[u8]); 2] = [("loads", bytemuck::cast_slice(&loads)), ("stores", &[0; 16])];
         let bytes = self
             .run_once_start(&source(), "copy", &bindings, "stores", 1)?
             .ready()
@@ -1450,13 +1319,7 @@ impl Gpu {
         Ok(floats(&bytes)[0])
     }
 
-    async fn ask_f16(
-        &self,
-        entry: &str,
-        words: &[u8],
-        halves: &[u8],
-        output: &str,
-    ) -> Result<Vec<u8>> {
+    async fn ask_f16(&self, entry: &str, words: &[u8], halves: &[u8], output: &str) -> Result<Vec<u8>> {
         let bindings = [("words", words), ("halves", halves)];
         let workgroups = (halves.len() / 2).div_ceil(64) as u32;
         let source = include_str!("../../shaders/probe_f16.wgsl");
@@ -1477,10 +1340,7 @@ impl Gpu {
             .ready()
             .await?;
         Ok(Some(
-            words(&bytes)
-                .chunks_exact(3)
-                .map(|c| [c[0], c[1], c[2]])
-                .collect(),
+            words(&bytes).chunks_exact(3).map(|c| [c[0], c[1], c[2]]).collect(),
         ))
     }
 }

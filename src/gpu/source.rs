@@ -120,7 +120,11 @@ pub(crate) fn compose(parts: &Composition<'_>) -> String {
     let mut kernel = parts.kernel.to_string();
     if let Some((alias, _)) = parts.alias {
         let declared = format!(" {alias}_data:");
-        kernel = kernel.lines().filter(|line| !line.contains(&declared)).map(|line| format!("{line}\n")).collect();
+        kernel = kernel
+            .lines()
+            .filter(|line| !line.contains(&declared))
+            .map(|line| format!("{line}\n"))
+            .collect();
     }
     text.push_str(&kernel);
     if parts.all_read_write {

@@ -26,10 +26,17 @@ impl Gpu {
             let start = Instant::now();
             self.queue().submit([commands]);
             self.wait_idle()?;
-            return Ok(Timing { seconds: start.elapsed().as_secs_f64(), timer: "wall" });
+            return Ok(Timing {
+                seconds: start.elapsed().as_secs_f64(),
+                timer: "wall",
+            });
         }
         let queries = self.scoped(|| {
-            self.device().create_query_set(&wgpu::QuerySetDescriptor { label: Some("macheps timing"), ty: wgpu::QueryType::Timestamp, count: 2 })
+            self.device().create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("macheps timing"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            })
         })?;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = self.create_buffer("macheps timing", 16, usage)?;
@@ -51,6 +58,9 @@ impl Gpu {
             return Err(Error::Wgpu("timestamp queries came back empty".into()));
         };
         let seconds = end.saturating_sub(begin) as f64 * f64::from(self.queue().get_timestamp_period()) * 1e-9;
-        Ok(Timing { seconds, timer: "timestamps" })
+        Ok(Timing {
+            seconds,
+            timer: "timestamps",
+        })
     }
 }

@@ -56,16 +56,25 @@ impl BufferView {
         self.shape
             .iter()
             .zip(&self.strides)
-            .try_fold(self.offset.checked_add(1)?, |end, (&size, &stride)| end.checked_add((size - 1).checked_mul(stride)?))
+            .try_fold(self.offset.checked_add(1)?, |end, (&size, &stride)| {
+                end.checked_add((size - 1).checked_mul(stride)?)
+            })
     }
 
     /// Checks that the view lies within its buffer and that the buffer may be bound as storage.
     pub(crate) fn check(&self, what: &'static str) -> Result<()> {
         if self.strides.len() != self.shape.len() {
-            return Err(Error::shape(format!("strides of {what}"), format!("{} of them", self.shape.len()), format!("{:?}", self.strides)));
+            return Err(Error::shape(
+                format!("strides of {what}"),
+                format!("{} of them", self.shape.len()),
+                format!("{:?}", self.strides),
+            ));
         }
         if !self.buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::BufferUsage { what, needed: "STORAGE".into() });
+            return Err(Error::BufferUsage {
+                what,
+                needed: "STORAGE".into(),
+            });
         }
         // Storage bindings are made of whole 32-bit words.
         let need = self
@@ -76,7 +85,13 @@ impl BufferView {
             Some(need) if need <= self.buffer.size() => Ok(()),
             _ => Err(Error::shape(
                 format!("buffer of {what}"),
-                format!("at least {} bytes for shape {:?}, strides {:?} at element {}", need.unwrap_or(u64::MAX), self.shape, self.strides, self.offset),
+                format!(
+                    "at least {} bytes for shape {:?}, strides {:?} at element {}",
+                    need.unwrap_or(u64::MAX),
+                    self.shape,
+                    self.strides,
+                    self.offset
+                ),
                 format!("{} bytes", self.buffer.size()),
             )),
         }
@@ -89,7 +104,12 @@ impl BufferView {
             return Ok(());
         }
         // Sorted by stride, every dimension must step over all that the smaller ones reach.
-        let mut dims: Vec<_> = self.shape.iter().zip(&self.strides).filter(|&(&size, _)| size > 1).collect();
+        let mut dims: Vec<_> = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .filter(|&(&size, _)| size > 1)
+            .collect();
         dims.sort_by_key(|&(_, stride)| *stride);
         let mut reach = 1;
         for (&size, &stride) in dims {

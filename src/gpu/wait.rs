@@ -45,7 +45,10 @@ impl Readback {
                 let _ = sender.send(self.wait());
             });
             if let Err(e) = spawned {
-                return Err(Error::Unsupported { what: "waiting in the background".into(), reason: e.to_string() });
+                return Err(Error::Unsupported {
+                    what: "waiting in the background".into(),
+                    reason: e.to_string(),
+                });
             }
             receiver.await.unwrap_or_else(|_| Err(gpu.lost_error()))
         }
@@ -64,7 +67,10 @@ impl Readback {
         if !mapped {
             return Err(self.gpu.lost_error());
         }
-        let view = self.staging.get_mapped_range(..).map_err(|e| Error::Wgpu(e.to_string()))?;
+        let view = self
+            .staging
+            .get_mapped_range(..)
+            .map_err(|e| Error::Wgpu(e.to_string()))?;
         let bytes = view[..self.len as usize].to_vec();
         drop(view);
         self.staging.unmap();
@@ -80,10 +86,19 @@ impl Gpu {
     /// `len` is a multiple of 4.
     pub fn read_back(&self, mut encoder: wgpu::CommandEncoder, source: &wgpu::Buffer, len: u64) -> Result<Readback> {
         let size = len.max(4);
-        let staging = self.create_buffer("macheps staging", size, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+        let staging = self.create_buffer(
+            "macheps staging",
+            size,
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+        )?;
         encoder.copy_buffer_to_buffer(source, 0, &staging, 0, len);
         let submission = self.queue().submit([encoder.finish()]);
-        Ok(Readback { gpu: self.clone(), staging, len, submission })
+        Ok(Readback {
+            gpu: self.clone(),
+            staging,
+            len,
+            submission,
+        })
     }
 
     /// Blocks until everything submitted so far is done.
@@ -102,7 +117,10 @@ impl Gpu {
         let start = Instant::now();
         let timeout = self.timeout();
         loop {
-            let wait = wgpu::PollType::Wait { submission_index: submission.clone(), timeout: Some(SLICE) };
+            let wait = wgpu::PollType::Wait {
+                submission_index: submission.clone(),
+                timeout: Some(SLICE),
+            };
             // wgpu panics when the device is lost during the wait; that must not reach the caller.
             let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device().poll(wait)));
             if done() {
@@ -118,7 +136,9 @@ impl Gpu {
                 _ => std::thread::sleep(Duration::from_micros(50)),
             }
             if start.elapsed() > timeout {
-                return Err(Error::Timeout { seconds: timeout.as_secs_f64() });
+                return Err(Error::Timeout {
+                    seconds: timeout.as_secs_f64(),
+                });
             }
         }
     }

@@ -44,14 +44,25 @@ fn open_all() -> Vec<Adapter> {
         if only.as_ref().is_some_and(|o| *o != name) {
             continue;
         }
-        let options = ContextOptions { device: DeviceSelector::Index(info.index), ..Default::default() };
+        let options = ContextOptions {
+            device: DeviceSelector::Index(info.index),
+            ..Default::default()
+        };
         let context = Context::with_options(options).unwrap_or_else(|e| panic!("{name} does not open: {e}"));
-        eprintln!("adapter: {name} = {} [{}], subgroups {:?}", info.label(), info.driver, info.subgroup_sizes);
+        eprintln!(
+            "adapter: {name} = {} [{}], subgroups {:?}",
+            info.label(),
+            info.driver,
+            info.subgroup_sizes
+        );
         found.push(Adapter { name, context });
     }
     let required = std::env::var("REQUIRE_ADAPTERS").unwrap_or_default();
     for want in required.split(',').filter(|s| !s.is_empty()) {
-        assert!(found.iter().any(|a| a.is(want)), "REQUIRE_ADAPTERS names {want}, which is not here");
+        assert!(
+            found.iter().any(|a| a.is(want)),
+            "REQUIRE_ADAPTERS names {want}, which is not here"
+        );
     }
     found
 }

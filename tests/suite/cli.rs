@@ -90,8 +90,7 @@ impl Folder {
 
 /// An npy file from a header's three values and the data.
 fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
-    let mut header =
-        format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }
@@ -104,10 +103,7 @@ fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 }
 
 fn shape_text(shape: &[usize]) -> String {
-    format!(
-        "({})",
-        shape.iter().map(|n| format!("{n},")).collect::<String>()
-    )
+    format!("({})", shape.iter().map(|n| format!("{n},")).collect::<String>())
 }
 
 fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
@@ -115,10 +111,7 @@ fn npy_f32(shape: &[usize], values: &[f32]) -> Vec<u8> {
         "<f4",
         "False",
         &shape_text(shape),
-        &values
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect::<Vec<_>>(),
+        &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>(),
     )
 }
 
@@ -126,8 +119,7 @@ fn safetensors(tensors: &[(&str, safetensors::Dtype, Vec<usize>, Vec<u8>)]) -> V
     let views = tensors.iter().map(|(name, dtype, shape, data)| {
         (
             *name,
-            safetensors::tensor::TensorView::new(*dtype, shape.clone(), data)
-                .expect("a valid tensor"),
+            safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).expect("a valid tensor"),
         )
     });
     safetensors::serialize(views, None).expect("serialises")
@@ -195,9 +187,7 @@ fn read_safetensors<T: Element>(path: &Path, name: &str) -> (Vec<usize>, Vec<T>)
 }
 
 fn ramp(count: usize) -> Vec<f32> {
-    (0..count)
-        .map(|i| ((i * 37) % 101) as f32 * 0.17 - 8.0)
-        .collect()
+    (0..count).map(|i| ((i * 37) % 101) as f32 * 0.17 - 8.0).collect()
 }
 
 // ---- Wrong usage ----
@@ -216,49 +206,25 @@ fn wrong_usage_is_said_in_one_line() {
         &["run", "sofmax", "--input", &x],
         &["sofmax", "softmax, log_softmax, logsumexp"],
     );
-    refuses(
-        &["run", "softmax", "--device", "cpu"],
-        &["needs an input x"],
-    );
+    refuses(&["run", "softmax", "--device", "cpu"], &["needs an input x"]);
     refuses(&["run", "softmax", "--input", "x"], &["expected NAME="]);
-    refuses(
-        &run(&["--input", "z=a.npy"]),
-        &["--input z", "x, mask, upstream"],
-    );
+    refuses(&run(&["--input", "z=a.npy"]), &["--input z", "x, mask, upstream"]);
     refuses(&run(&["--input", &x]), &["given twice"]);
     refuses(&run(&["--output", "z=a.npy"]), &["--output z", "y, grad"]);
     refuses(&run(&["--output", "y=a.txt"]), &["a.txt", "expected y.npy"]);
-    refuses(
-        &run(&["--set", "axes=0"]),
-        &["axes", "axis, scale, causal, masked"],
-    );
+    refuses(&run(&["--set", "axes=0"]), &["axes", "axis, scale, causal, masked"]);
     refuses(&run(&["--set", "axis=2"]), &["axis", "2"]);
     refuses(&run(&["--set", "axis=-3"]), &["axis", "-3"]);
     refuses(&run(&["--set", "scale=inf"]), &["scale=inf", "finite"]);
     refuses(&run(&["--set", "masked=maybe"]), &["nan or zero"]);
-    refuses(
-        &run(&["--set", "causal=true", "--set", "axis=0"]),
-        &["causal"],
-    );
+    refuses(&run(&["--set", "causal=true", "--set", "axis=0"]), &["causal"]);
     let args: Vec<String> = run(&[])
         .into_iter()
-        .map(|a| {
-            if a == "cpu" {
-                "no such device".to_string()
-            } else {
-                a
-            }
-        })
+        .map(|a| if a == "cpu" { "no such device".to_string() } else { a })
         .collect();
     refuses(&args, &["no such device", "there is"]);
-    refuses(
-        &["verify", "--device", "cpu", "--op", "spmw"],
-        &["spmw", "softmax"],
-    );
-    refuses(
-        &["bench", "--device", "cpu", "--op", "spmw"],
-        &["spmw", "softmax"],
-    );
+    refuses(&["verify", "--device", "cpu", "--op", "spmw"], &["spmw", "softmax"]);
+    refuses(&["bench", "--device", "cpu", "--op", "spmw"], &["spmw", "softmax"]);
     // clap's own messages have more lines.
     for args in [
         &["devices", "--jsn", "-"][..],
@@ -299,8 +265,7 @@ fn malformed_files_are_refused_and_nothing_is_written() {
         bytes
     };
     let tensor = |dtype: &str, shape: &str, offsets: &str, data: usize| {
-        let header =
-            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#);
+        let header = format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#);
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         bytes.extend(vec![0; data]);
@@ -318,11 +283,7 @@ fn malformed_files_are_refused_and_nothing_is_written() {
             npy_f32(&[2], &[1.0, 2.0])[..40].to_vec(),
             &["truncated", "npy header"],
         ),
-        (
-            "x.npy",
-            b"not numpy, but long enough".to_vec(),
-            &["expected", "NUMPY"],
-        ),
+        ("x.npy", b"not numpy, but long enough".to_vec(), &["expected", "NUMPY"]),
         ("x.npy", header_beyond, &["truncated", "65535"]),
         (
             "x.npy",
@@ -349,42 +310,14 @@ fn malformed_files_are_refused_and_nothing_is_written() {
             npy("<f8", "True", "(1000000, 1000000)", &[0; 8]),
             &["needs 8000000000000 bytes"],
         ),
-        (
-            "x.npy",
-            npy("<f4", "False", "(-1,)", &[0; 8]),
-            &["non-negative"],
-        ),
-        (
-            "x.npy",
-            npy("<f9", "False", "(1,)", &[0; 8]),
-            &["'<f9'", "expected"],
-        ),
-        (
-            "x.npy",
-            npy("|O", "False", "(1,)", &[0; 8]),
-            &["'|O'", "expected"],
-        ),
-        (
-            "x.npy",
-            npy("<c8", "False", "(1,)", &[0; 8]),
-            &["'<c8'", "expected"],
-        ),
-        (
-            "x.npy",
-            npy("|b1", "False", "(2,)", &[1, 2]),
-            &["expected a bool"],
-        ),
-        (
-            "x.npy",
-            npy("<f4", "Maybe", "(2,)", &[0; 8]),
-            &["True or False"],
-        ),
+        ("x.npy", npy("<f4", "False", "(-1,)", &[0; 8]), &["non-negative"]),
+        ("x.npy", npy("<f9", "False", "(1,)", &[0; 8]), &["'<f9'", "expected"]),
+        ("x.npy", npy("|O", "False", "(1,)", &[0; 8]), &["'|O'", "expected"]),
+        ("x.npy", npy("<c8", "False", "(1,)", &[0; 8]), &["'<c8'", "expected"]),
+        ("x.npy", npy("|b1", "False", "(2,)", &[1, 2]), &["expected a bool"]),
+        ("x.npy", npy("<f4", "Maybe", "(2,)", &[0; 8]), &["True or False"]),
         ("x.npz", vec![0; 100], &["not an npz file"]),
-        (
-            "x.npz",
-            zip[..zip.len() - 30].to_vec(),
-            &["not an npz file"],
-        ),
+        ("x.npz", zip[..zip.len() - 30].to_vec(), &["not an npz file"]),
         ("x.npz", bad_array, &["'a'"]),
         ("x.npz", zip.clone(), &["#name", "a, b"]),
         ("x.npz#c", zip, &["no array named 'c'", "a, b"]),
@@ -404,21 +337,9 @@ fn malformed_files_are_refused_and_nothing_is_written() {
             tensor("F32", "[2]", "[0,8]", 7),
             &["take 8 bytes, 7 follow"],
         ),
-        (
-            "x.safetensors",
-            tensor("F32", "[2]", "[4,12]", 12),
-            &["offset"],
-        ),
-        (
-            "x.safetensors",
-            tensor("F32", "[2]", "[8,0]", 8),
-            &["offset"],
-        ),
-        (
-            "x.safetensors",
-            tensor("F32", "[9]", "[0,8]", 8),
-            &["shape"],
-        ),
+        ("x.safetensors", tensor("F32", "[2]", "[4,12]", 12), &["offset"]),
+        ("x.safetensors", tensor("F32", "[2]", "[8,0]", 8), &["offset"]),
+        ("x.safetensors", tensor("F32", "[9]", "[0,8]", 8), &["shape"]),
         (
             "x.safetensors",
             tensor("F32", "[4294967296,4294967296,4]", "[0,8]", 8),
@@ -456,11 +377,7 @@ fn malformed_files_are_refused_and_nothing_is_written() {
             }
             refuses(&args, &parts);
         }
-        assert_eq!(
-            std::fs::read(folder.path("y.npy")).unwrap(),
-            b"from before",
-            "{name}"
-        );
+        assert_eq!(std::fs::read(folder.path("y.npy")).unwrap(), b"from before", "{name}");
         assert_eq!(folder.list(), ["good.npy", file, "y.npy"]);
     }
     let folder = Folder::new();
@@ -477,10 +394,7 @@ fn malformed_files_are_refused_and_nothing_is_written() {
         ],
         &["cannot be opened"],
     );
-    refuses(
-        &["run", "softmax", "--input", "x=a.csv"],
-        &["a.csv", "expected x.npy"],
-    );
+    refuses(&["run", "softmax", "--input", "x=a.csv"], &["a.csv", "expected x.npy"]);
     std::fs::create_dir(folder.path("d.npy")).unwrap();
     refuses(
         &["run", "softmax", "--input", &folder.arg("x", "d.npy")],
@@ -526,11 +440,7 @@ fn agrees<T: Element>(quantity: Quantity, want: &Expected, got: &[T]) {
 }
 
 fn queries(shape: &[usize]) -> usize {
-    if shape.len() < 2 {
-        1
-    } else {
-        shape[shape.len() - 2]
-    }
+    if shape.len() < 2 { 1 } else { shape[shape.len() - 2] }
 }
 
 /// The reference's y for a C-ordered x.
@@ -593,8 +503,7 @@ fn softmax_and_its_gradient_of_an_npy_file() {
             &folder.arg("grad", "g.npy"),
         ]);
         assert!(
-            stdout(&output).contains("check: y agrees")
-                && stdout(&output).contains("check: grad agrees"),
+            stdout(&output).contains("check: y agrees") && stdout(&output).contains("check: grad agrees"),
             "{}",
             stdout(&output)
         );
@@ -605,23 +514,9 @@ fn softmax_and_its_gradient_of_an_npy_file() {
         };
         let (got_shape, y) = read_npy::<f32>(&folder.path("y.npy"));
         assert_eq!(got_shape, shape);
-        agrees(
-            Quantity::Forward(kind),
-            &expected(kind, &x, &shape, None, &options),
-            &y,
-        );
+        agrees(Quantity::Forward(kind), &expected(kind, &x, &shape, None, &options), &y);
         let map = RowMap::contiguous(&shape, macheps::rows::resolve_axis(axis, 3).unwrap());
-        let want = reference::backward(
-            kind,
-            &x,
-            &map,
-            None,
-            &upstream,
-            &map,
-            &options,
-            queries(&shape),
-            &map,
-        );
+        let want = reference::backward(kind, &x, &map, None, &upstream, &map, &options, queries(&shape), &map);
         agrees(
             Quantity::Backward(kind),
             &want,
@@ -666,13 +561,7 @@ fn masks_and_masked_rows() {
             masked_rows,
             ..Default::default()
         };
-        let want = expected(
-            SoftmaxKind::Softmax,
-            &x,
-            &[2, 3, 4],
-            Some((&mask, &[3, 4])),
-            &options,
-        );
+        let want = expected(SoftmaxKind::Softmax, &x, &[2, 3, 4], Some((&mask, &[3, 4])), &options);
         let (_, y) = read_npy::<f32>(&folder.path("y.npy"));
         agrees(Quantity::Forward(SoftmaxKind::Softmax), &want, &y);
         assert_eq!(y[0].is_nan(), masked_rows == MaskedRows::Nan);
@@ -712,10 +601,7 @@ fn logsumexp_over_axes() {
     let shape = [2, 3, 4];
     let x = ramp(24);
     folder.write("x.npy", &npy_f32(&shape, &x));
-    folder.write(
-        "m.npy",
-        &npy_f32(&[4], &[0.0, -1.0, 0.5, f32::NEG_INFINITY]),
-    );
+    folder.write("m.npy", &npy_f32(&[4], &[0.0, -1.0, 0.5, f32::NEG_INFINITY]));
     let run = |settings: &[&str]| {
         let mut args: Vec<String> = ["run", "logsumexp", "--device", "cpu", "--check"]
             .map(String::from)
@@ -732,11 +618,7 @@ fn logsumexp_over_axes() {
             "--output".into(),
             folder.arg("grad", "g.npy"),
         ]);
-        args.extend(
-            settings
-                .iter()
-                .flat_map(|s| ["--set".to_string(), s.to_string()]),
-        );
+        args.extend(settings.iter().flat_map(|s| ["--set".to_string(), s.to_string()]));
         succeeds(&args);
         (
             read_npy::<f32>(&folder.path("y.npy")),
@@ -759,20 +641,11 @@ fn logsumexp_over_axes() {
     let ((y_shape, y), (g_shape, grad)) = run(&["axes=0,2", "upstream=2.5"]);
     assert_eq!((y_shape, g_shape), (vec![3], shape.to_vec()));
     agrees(Quantity::Forward(SoftmaxKind::LogSumExp), &want, &y);
-    let p = expected(
-        SoftmaxKind::Softmax,
-        &turned,
-        &[3, 8],
-        None,
-        &SoftmaxOptions::default(),
-    );
+    let p = expected(SoftmaxKind::Softmax, &turned, &[3, 8], None, &SoftmaxOptions::default());
     for (at, &g) in grad.iter().enumerate() {
         let (i, j, k) = (at / 12, at / 4 % 3, at % 4);
         let want = 2.5 * p.values[j * 8 + i * 4 + k];
-        assert!(
-            (f64::from(g) - want).abs() <= 1e-6 * want.abs(),
-            "{at}: {g} {want}"
-        );
+        assert!((f64::from(g) - want).abs() <= 1e-6 * want.abs(), "{at}: {g} {want}");
     }
     let ((y_shape, kept), _) = run(&["axes=2,0", "keepdims=true"]);
     assert_eq!((y_shape, kept), (vec![1, 3, 1], y));
@@ -780,11 +653,7 @@ fn logsumexp_over_axes() {
     assert_eq!((y_shape.len(), all.len()), (0, 1));
     let ((y_shape, _), _) = run(&["axis=1", "keepdims=true"]);
     assert_eq!(y_shape, [2, 1, 4]);
-    for (set, part) in [
-        ("axes=", "at least one"),
-        ("axes=0,-3", "twice"),
-        ("axes=0,5", "axis"),
-    ] {
+    for (set, part) in [("axes=", "at least one"), ("axes=0,-3", "twice"), ("axes=0,5", "axis")] {
         refuses(
             &[
                 "run",
@@ -804,22 +673,10 @@ fn logsumexp_over_axes() {
 #[test]
 fn every_format_and_type_in_and_out() {
     let folder = Folder::new();
-    let values: Vec<f32> = ramp(12)
-        .into_iter()
-        .map(|v| bf16::from_f32(v).to_f32())
-        .collect();
-    let f64s: Vec<u8> = values
-        .iter()
-        .flat_map(|&v| f64::from(v).to_be_bytes())
-        .collect();
-    let halves: Vec<u8> = values
-        .iter()
-        .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-        .collect();
-    let brains: Vec<u8> = values
-        .iter()
-        .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
-        .collect();
+    let values: Vec<f32> = ramp(12).into_iter().map(|v| bf16::from_f32(v).to_f32()).collect();
+    let f64s: Vec<u8> = values.iter().flat_map(|&v| f64::from(v).to_be_bytes()).collect();
+    let halves: Vec<u8> = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect();
+    let brains: Vec<u8> = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect();
     folder.write("x.npy", &npy_f32(&[3, 4], &values));
     folder.write("x.npz", &npz(&[("only", &values)]));
     folder.write("big.npy", &npy(">f8", "False", "(3, 4)", &f64s));
@@ -828,19 +685,11 @@ fn every_format_and_type_in_and_out() {
         .collect();
     folder.write("columns.npy", &npy("<f4", "True", "(3, 4)", &columns));
     folder.write("half.npy", &npy("<f2", "False", "(3, 4)", &halves));
-    folder.write(
-        "ints.npy",
-        &npy("<i4", "False", "(2,)", &[3, 0, 0, 0, 1, 0, 0, 0]),
-    );
+    folder.write("ints.npy", &npy("<i4", "False", "(2,)", &[3, 0, 0, 0, 1, 0, 0, 0]));
     folder.write(
         "x.safetensors",
         &safetensors(&[
-            (
-                "w.half",
-                safetensors::Dtype::F16,
-                vec![3, 4],
-                halves.clone(),
-            ),
+            ("w.half", safetensors::Dtype::F16, vec![3, 4], halves.clone()),
             ("w.brain", safetensors::Dtype::BF16, vec![3, 4], brains),
         ]),
     );
@@ -861,13 +710,7 @@ fn every_format_and_type_in_and_out() {
         args.extend(more.iter().map(|m| m.to_string()));
         stderr(&succeeds(&args))
     };
-    let want = expected(
-        SoftmaxKind::Softmax,
-        &values,
-        &[3, 4],
-        None,
-        &SoftmaxOptions::default(),
-    );
+    let want = expected(SoftmaxKind::Softmax, &values, &[3, 4], None, &SoftmaxOptions::default());
     let softmax = Quantity::Forward(SoftmaxKind::Softmax);
 
     assert_eq!(run("x.npy", "y.npy", &[]), "");
@@ -889,20 +732,11 @@ fn every_format_and_type_in_and_out() {
     let stored: Vec<f16> = elements(&halves);
     agrees(
         softmax,
-        &expected(
-            SoftmaxKind::Softmax,
-            &stored,
-            &[3, 4],
-            None,
-            &SoftmaxOptions::default(),
-        ),
+        &expected(SoftmaxKind::Softmax, &stored, &[3, 4], None, &SoftmaxOptions::default()),
         &halved,
     );
     run("x.safetensors#w.half", "h.safetensors#s", &[]);
-    assert_eq!(
-        read_safetensors::<f16>(&folder.path("h.safetensors"), "s").1,
-        halved
-    );
+    assert_eq!(read_safetensors::<f16>(&folder.path("h.safetensors"), "s").1, halved);
     run("x.safetensors#w.brain", "b.safetensors", &[]);
     agrees(
         softmax,
@@ -930,10 +764,7 @@ fn every_format_and_type_in_and_out() {
         &want,
         &read_safetensors::<bf16>(&folder.path("d.safetensors"), "y").1,
     );
-    folder.write(
-        "large.npy",
-        &npy_f32(&[3], &[70000.0, 1.0, f32::NEG_INFINITY]),
-    );
+    folder.write("large.npy", &npy_f32(&[3], &[70000.0, 1.0, f32::NEG_INFINITY]));
     assert!(run("large.npy", "l.npy", &["--dtype", "f16"]).contains("1 of 3 values overflow"));
 
     // Two outputs of one file.
@@ -949,17 +780,11 @@ fn every_format_and_type_in_and_out() {
         "--output",
         &folder.arg("grad", "o.safetensors#grad"),
     ]);
-    assert_eq!(
-        read_safetensors::<f32>(&folder.path("o.safetensors"), "y").0,
-        [3]
-    );
+    assert_eq!(read_safetensors::<f32>(&folder.path("o.safetensors"), "y").0, [3]);
     let (shape, grad) = read_safetensors::<f32>(&folder.path("o.safetensors"), "grad");
     assert_eq!(shape, [3, 4]);
     // The gradient of logsumexp is softmax.
-    assert!(
-        grad.iter().zip(&y).all(|(g, y)| (g - y).abs() <= 1e-6),
-        "{grad:?}"
-    );
+    assert!(grad.iter().zip(&y).all(|(g, y)| (g - y).abs() <= 1e-6), "{grad:?}");
 }
 
 #[test]
@@ -967,19 +792,11 @@ fn odd_shapes() {
     let folder = Folder::new();
     folder.write("empty.npy", &npy_f32(&[0, 3], &[]));
     folder.write("hollow.npy", &npy_f32(&[2, 0], &[]));
-    folder.write(
-        "scalar.npy",
-        &npy("<f4", "False", "()", &1f32.to_le_bytes()),
-    );
+    folder.write("scalar.npy", &npy("<f4", "False", "()", &1f32.to_le_bytes()));
     for (input, kind, shape, values) in [
         ("empty.npy", "softmax", vec![0, 3], vec![]),
         ("hollow.npy", "softmax", vec![2, 0], vec![]),
-        (
-            "hollow.npy",
-            "logsumexp",
-            vec![2],
-            vec![f32::NEG_INFINITY; 2],
-        ),
+        ("hollow.npy", "logsumexp", vec![2], vec![f32::NEG_INFINITY; 2]),
     ] {
         succeeds(&[
             "run",
@@ -992,11 +809,7 @@ fn odd_shapes() {
             "--output",
             &folder.arg("y", "y.npy"),
         ]);
-        assert_eq!(
-            read_npy::<f32>(&folder.path("y.npy")),
-            (shape, values),
-            "{input}"
-        );
+        assert_eq!(read_npy::<f32>(&folder.path("y.npy")), (shape, values), "{input}");
     }
     refuses(
         &[
@@ -1031,10 +844,7 @@ fn outputs_appear_together_or_not_at_all() {
     );
     // Not even root can make a file there.
     if Path::new("/proc/self").exists() {
-        refuses(
-            &run(&y, "grad=/proc/g.npy"),
-            &["/proc/g.npy", "cannot be written"],
-        );
+        refuses(&run(&y, "grad=/proc/g.npy"), &["/proc/g.npy", "cannot be written"]);
     }
     refuses(&run(&y, &folder.arg("grad", "y.npy")), &["y.npy", "both"]);
     assert_eq!(folder.list(), ["x.npy"]);
@@ -1115,10 +925,7 @@ fn the_environment_names_the_default_and_the_option_wins() {
     let folder = Folder::new();
     folder.write("x.npy", &npy_f32(&[2], &[1.0, 2.0]));
     let x = folder.arg("x", "x.npy");
-    assert_eq!(
-        code(&run("no such device", &["run", "softmax", "--input", &x])),
-        2
-    );
+    assert_eq!(code(&run("no such device", &["run", "softmax", "--input", &x])), 2);
     assert_eq!(
         code(&run(
             "no such device",
@@ -1184,8 +991,7 @@ fn bench_writes_all_its_files_and_compares() {
     ]);
     assert!(stdout(&succeeds(&first)).contains("GB/s"));
     assert_eq!(folder.list(), ["b.csv", "b.svg", "old.json"]);
-    let old: Value =
-        serde_json::from_slice(&std::fs::read(folder.path("old.json")).unwrap()).unwrap();
+    let old: Value = serde_json::from_slice(&std::fs::read(folder.path("old.json")).unwrap()).unwrap();
     let cases = old["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
     for case in cases {
@@ -1193,22 +999,15 @@ fn bench_writes_all_its_files_and_compares() {
         for key in ["min", "median", "p95"] {
             assert!(case["seconds"][key].as_f64().unwrap() > 0.0, "{case}");
         }
-        let gbps =
-            case["bytes"].as_f64().unwrap() / case["seconds"]["median"].as_f64().unwrap() * 1e-9;
-        assert!(
-            (case["gbps"].as_f64().unwrap() / gbps - 1.0).abs() < 1e-9,
-            "{case}"
-        );
+        let gbps = case["bytes"].as_f64().unwrap() / case["seconds"]["median"].as_f64().unwrap() * 1e-9;
+        assert!((case["gbps"].as_f64().unwrap() / gbps - 1.0).abs() < 1e-9, "{case}");
         assert!(
             case["fraction_of_copy"].is_number() && case["timer"].is_string(),
             "{case}"
         );
     }
     assert_eq!(
-        std::fs::read_to_string(folder.path("b.csv"))
-            .unwrap()
-            .lines()
-            .count(),
+        std::fs::read_to_string(folder.path("b.csv")).unwrap().lines().count(),
         cases.len() + 1
     );
     assert!(

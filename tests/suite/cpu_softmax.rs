@@ -10,7 +10,10 @@ struct Random(u64);
 
 impl Random {
     fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 }
@@ -53,17 +56,35 @@ impl Rows {
     fn entry(self, row: usize, j: usize, len: usize, random: &mut Random) -> f64 {
         match self {
             Rows::Spread(spread) => random.unit() * spread - 0.3 * spread,
-            Rows::Dominated(gap) => if j == len / 2 { 0.0 } else { -gap - random.unit() },
+            Rows::Dominated(gap) => {
+                if j == len / 2 {
+                    0.0
+                } else {
+                    -gap - random.unit()
+                }
+            }
             Rows::Huge(size) => (random.unit() * 2.0 - 1.0) * size,
             Rows::Levels(gap) => -gap * f64::from((j % 3) as u32) * 0.618,
-            Rows::Masked => if random.unit() < 0.33 { f64::NEG_INFINITY } else { random.unit() * 9.0 },
+            Rows::Masked => {
+                if random.unit() < 0.33 {
+                    f64::NEG_INFINITY
+                } else {
+                    random.unit() * 9.0
+                }
+            }
             Rows::Exceptional => match row % 6 {
                 0 => f64::NEG_INFINITY,
                 1 if j + 1 == len => f64::NAN,
                 2 if j == 0 => f64::INFINITY,
                 3 if j == len / 2 => f64::NAN,
                 3 if j == 0 => f64::INFINITY,
-                4 => if j + 1 == len { f64::NAN } else { f64::NEG_INFINITY },
+                4 => {
+                    if j + 1 == len {
+                        f64::NAN
+                    } else {
+                        f64::NEG_INFINITY
+                    }
+                }
                 _ => random.unit(),
             },
         }
@@ -86,7 +107,13 @@ const SENTINEL: f32 = -7.0;
 
 /// Runs forward and backward of every kind and returns the worst error.
 fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
-    let Problem { shape, options, rows, mask, gaps } = problem;
+    let Problem {
+        shape,
+        options,
+        rows,
+        mask,
+        gaps,
+    } = problem;
     let axis = macheps::rows::resolve_axis(options.axis, shape.len()).unwrap();
     let queries = if shape.len() > 1 { shape[shape.len() - 2] } else { 1 };
     let map_of = |shape: &[usize]| {
@@ -100,7 +127,9 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
     let mut random = Random(shape.iter().fold(42, |a, &s| a * 31 + s as u64));
     let mut x = vec![T::from_f32(SENTINEL); map.end()];
     // Also for logsumexp, whose upstream has other places and is longer than an empty x.
-    let g: Vec<T> = (0..map.end().max(one.end())).map(|_| T::from_f64(random.unit() * 4.0 - 2.0)).collect();
+    let g: Vec<T> = (0..map.end().max(one.end()))
+        .map(|_| T::from_f64(random.unit() * 4.0 - 2.0))
+        .collect();
     for row in 0..map.rows() {
         for j in 0..map.len {
             let at = map.start(row) + j * map.len_stride;
@@ -110,7 +139,13 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
     let mask_values: Option<(Vec<T>, RowMap)> = mask.as_ref().map(|small| {
         let mask_map = RowMap::broadcast("mask", small, shape, axis).unwrap();
         let values = (0..small.iter().product())
-            .map(|_| T::from_f64(if random.unit() < 0.2 { f64::NEG_INFINITY } else { random.unit() }))
+            .map(|_| {
+                T::from_f64(if random.unit() < 0.2 {
+                    f64::NEG_INFINITY
+                } else {
+                    random.unit()
+                })
+            })
             .collect();
         (values, mask_map)
     });
@@ -121,19 +156,29 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
         for quantity in [Quantity::Forward(kind), Quantity::Backward(kind)] {
             let (expected, out_map) = match quantity {
                 Quantity::Forward(_) => (reference::forward(kind, &x, &map, mask, options, queries, y_map), y_map),
-                Quantity::Backward(_) => (reference::backward(kind, &x, &map, mask, &g, y_map, options, queries, &map), &map),
+                Quantity::Backward(_) => (
+                    reference::backward(kind, &x, &map, mask, &g, y_map, options, queries, &map),
+                    &map,
+                ),
             };
             let mut got = vec![T::from_f32(SENTINEL); out_map.end() + 4];
             match quantity {
                 Quantity::Forward(_) => cpu::forward(kind, &x, &map, mask, options, queries, &mut got, y_map),
-                Quantity::Backward(_) => cpu::backward(kind, &x, &map, mask, &g, y_map, options, queries, &mut got, &map),
+                Quantity::Backward(_) => {
+                    cpu::backward(kind, &x, &map, mask, &g, y_map, options, queries, &mut got, &map)
+                }
             }
             let mut reached = vec![false; got.len()];
             for row in 0..out_map.rows() {
                 (0..out_map.len).for_each(|j| reached[out_map.start(row) + j * out_map.len_stride] = true);
             }
             for (at, _) in reached.iter().enumerate().filter(|(_, r)| !**r) {
-                assert_eq!(got[at].to_f32(), SENTINEL, "{} wrote element {at}, which is not its own", quantity.name());
+                assert_eq!(
+                    got[at].to_f32(),
+                    SENTINEL,
+                    "{} wrote element {at}, which is not its own",
+                    quantity.name()
+                );
                 // Not compared below.
                 got[at] = T::from_f32(0.0);
             }
@@ -143,7 +188,11 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
             }
             got.truncate(expected.values.len());
             let error = expected.check(&got, quantity, Accuracy::Standard).unwrap_or_else(|e| {
-                panic!("{} {} {shape:?} {options:?} {rows:?} gaps {gaps}: {e}", T::DTYPE, quantity.name())
+                panic!(
+                    "{} {} {shape:?} {options:?} {rows:?} gaps {gaps}: {e}",
+                    T::DTYPE,
+                    quantity.name()
+                )
             });
             worst.push((quantity, error));
         }
@@ -153,7 +202,11 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
 
 /// All three storage types; prints nothing, panics on the first mismatch.
 fn check_all(problem: &Problem, worst: &mut Vec<(&'static str, Quantity, MaxError)>) {
-    let results = [("f32", check::<f32>(problem)), ("f16", check::<f16>(problem)), ("bf16", check::<bf16>(problem))];
+    let results = [
+        ("f32", check::<f32>(problem)),
+        ("f16", check::<f16>(problem)),
+        ("bf16", check::<bf16>(problem)),
+    ];
     for (dtype, result) in results {
         for (quantity, error) in result {
             match worst.iter_mut().find(|(d, q, _)| *d == dtype && *q == quantity) {
@@ -166,19 +219,32 @@ fn check_all(problem: &Problem, worst: &mut Vec<(&'static str, Quantity, MaxErro
 
 fn report(worst: &[(&'static str, Quantity, MaxError)]) {
     for (dtype, quantity, error) in worst {
-        println!("{dtype} {}: {:.3} ulp, {:.3} of the bound", quantity.name(), error.ulp, error.of_bound);
+        println!(
+            "{dtype} {}: {:.3} ulp, {:.3} of the bound",
+            quantity.name(),
+            error.ulp,
+            error.of_bound
+        );
     }
 }
 
 fn plain(shape: &[usize], rows: Rows) -> Problem {
-    Problem { shape: shape.to_vec(), options: SoftmaxOptions::default(), rows, mask: None, gaps: false }
+    Problem {
+        shape: shape.to_vec(),
+        options: SoftmaxOptions::default(),
+        rows,
+        mask: None,
+        gaps: false,
+    }
 }
 
 #[test]
 fn lengths_and_spreads() {
     let mut worst = Vec::new();
     for rows in ROWS {
-        for len in [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 4095, 4096, 4097, 9000] {
+        for len in [
+            0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 1000, 4095, 4096, 4097, 9000,
+        ] {
             check_all(&plain(&[7, len], rows), &mut worst);
         }
         check_all(&plain(&[1, 100_000], rows), &mut worst);
@@ -191,7 +257,13 @@ fn lengths_and_spreads() {
 #[test]
 fn axes() {
     let mut worst = Vec::new();
-    for rows in [Rows::Spread(30.0), Rows::Dominated(15.0), Rows::Masked, Rows::Exceptional, Rows::Huge(1e30)] {
+    for rows in [
+        Rows::Spread(30.0),
+        Rows::Dominated(15.0),
+        Rows::Masked,
+        Rows::Exceptional,
+        Rows::Huge(1e30),
+    ] {
         for shape in [[5, 3, 4], [2, 7, 70], [3, 300, 9], [1, 5, 200], [33, 1, 17], [2, 9, 1]] {
             for axis in 0..3 {
                 let mut problem = plain(&shape, rows);
@@ -226,7 +298,12 @@ fn scale_masks_and_causal() {
             ] {
                 for scale in [0.125, -1.5] {
                     let mut problem = plain(&shape, rows);
-                    problem.options = SoftmaxOptions { axis, scale, masked_rows, ..Default::default() };
+                    problem.options = SoftmaxOptions {
+                        axis,
+                        scale,
+                        masked_rows,
+                        ..Default::default()
+                    };
                     problem.mask.clone_from(&mask);
                     check_all(&problem, &mut worst);
                     if axis == -1 {
@@ -245,7 +322,10 @@ fn scale_masks_and_causal() {
 #[test]
 fn hidden_entries_are_not_read() {
     let map = RowMap::contiguous(&[3, 3], 1);
-    let options = SoftmaxOptions { causal: Some(0), ..Default::default() };
+    let options = SoftmaxOptions {
+        causal: Some(0),
+        ..Default::default()
+    };
     let nan = f32::NAN;
     let x = [1.0, nan, nan, 1.0, 1.0, nan, 1.0, 1.0, 1.0];
     let mut y = [0.0f32; 9];
@@ -263,7 +343,16 @@ fn same_bits_for_any_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut y = vec![0.0f32; x.len()];
-            cpu::forward(SoftmaxKind::Softmax, &x, &map, None, &SoftmaxOptions::default(), rows, &mut y, &map);
+            cpu::forward(
+                SoftmaxKind::Softmax,
+                &x,
+                &map,
+                None,
+                &SoftmaxOptions::default(),
+                rows,
+                &mut y,
+                &map,
+            );
             y
         })
     };

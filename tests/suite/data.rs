@@ -6,12 +6,17 @@ use std::path::PathBuf;
 
 /// The folder with the data sets that are not part of the package, or `None` with a note on the console.
 pub fn shared_data(test: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("MACHEPS_SHARED_DATA")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    let folder = std::env::var_os("MACHEPS_SHARED_DATA").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        PathBuf::from,
+    );
     if folder.is_dir() {
         return Some(folder);
     }
-    println!("SKIPPED: {test}: no data at {} (set MACHEPS_SHARED_DATA)", folder.display());
+    println!(
+        "SKIPPED: {test}: no data at {} (set MACHEPS_SHARED_DATA)",
+        folder.display()
+    );
     None
 }
 
@@ -44,21 +49,46 @@ pub fn tensor(file: &SafeTensors, name: &str) -> Option<Tensor> {
     let view = file.tensor(name).ok()?;
     let bytes = view.data();
     let (values, dtype): (Vec<f64>, _) = match view.dtype() {
-        Dtype::F64 => (bytes.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(), None),
+        Dtype::F64 => (
+            bytes
+                .chunks_exact(8)
+                .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            None,
+        ),
         Dtype::F32 => (
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()).into())
+                .collect(),
             Some(DType::F32),
         ),
         Dtype::F16 => (
-            bytes.chunks_exact(2).map(|b| macheps::f16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            bytes
+                .chunks_exact(2)
+                .map(|b| macheps::f16::from_le_bytes(b.try_into().unwrap()).into())
+                .collect(),
             Some(DType::F16),
         ),
         Dtype::BF16 => (
-            bytes.chunks_exact(2).map(|b| macheps::bf16::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+            bytes
+                .chunks_exact(2)
+                .map(|b| macheps::bf16::from_le_bytes(b.try_into().unwrap()).into())
+                .collect(),
             Some(DType::Bf16),
         ),
-        Dtype::I64 => (bytes.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(), None),
+        Dtype::I64 => (
+            bytes
+                .chunks_exact(8)
+                .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
+                .collect(),
+            None,
+        ),
         other => panic!("{name}: type {other:?} is not read here"),
     };
-    Some(Tensor { shape: view.shape().to_vec(), values, dtype })
+    Some(Tensor {
+        shape: view.shape().to_vec(),
+        values,
+        dtype,
+    })
 }

@@ -41,7 +41,9 @@ fn evaluate(@builtin(global_invocation_id) id: vec3<u32>) {{
             ("ys", bytemuck::cast_slice(ys)),
         ];
         let workgroups = xs.len().div_ceil(64) as u32;
-        let bytes = gpu.run_once(&source, "evaluate", &bindings, "ys", workgroups).expect("the kernel runs");
+        let bytes = gpu
+            .run_once(&source, "evaluate", &bindings, "ys", workgroups)
+            .expect("the kernel runs");
         results.extend(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned::<u32>));
     }
     results
@@ -51,7 +53,9 @@ fn random_bits(seed: u64, count: usize) -> Vec<u32> {
     let mut state = seed;
     (0..count)
         .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             let mixed = (state ^ (state >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             (mixed >> 32) as u32
         })
@@ -60,11 +64,15 @@ fn random_bits(seed: u64, count: usize) -> Vec<u32> {
 
 /// Where something changes: in IEEE's classes, in the functions' ranges, in the pieces that they are computed by.
 fn boundaries() -> Vec<f32> {
-    let powers = [-149, -126, -60, -25, -24, -23, -12, -11, -1, 0, 1, 11, 12, 23, 24, 25, 60, 126, 127];
+    let powers = [
+        -149, -126, -60, -25, -24, -23, -12, -11, -1, 0, 1, 11, 12, 23, 24, 25, 60, 126, 127,
+    ];
     let mut at: Vec<f32> = powers.iter().map(|&p| 2f64.powi(p) as f32).collect();
     at.extend([0.0, f32::MAX, f32::INFINITY, f32::MIN_POSITIVE]);
     // exp and its kin: overflow, smallest normal, 0, largest |x| treated, expm1 = -1, tanh = 1, and where k changes.
-    at.extend([88.722_84, 87.336_55, 103.972_08, 104.0, 25.0, 17.328_68, 16.635_53, 10.0, 9.010_914, 0.625]);
+    at.extend([
+        88.722_84, 87.336_55, 103.972_08, 104.0, 25.0, 17.328_68, 16.635_53, 10.0, 9.010_914, 0.625,
+    ]);
     at.extend((0..150).map(|k| ((f64::from(k) + 0.5) * std::f64::consts::LN_2) as f32));
     at.extend((1..64).map(|k| (f64::from(k) * 0.5 * std::f64::consts::LN_2) as f32));
     // log and log1p: where the exponent changes.
@@ -82,31 +90,64 @@ fn samples() -> Vec<u32> {
             bits.extend((0..129).map(|i| b.to_bits().wrapping_add(i).wrapping_sub(64)));
         }
     }
-    bits.extend([0x7fc0_0000, 0x7f80_0001, 0xffc0_0000, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff]);
+    bits.extend([
+        0x7fc0_0000,
+        0x7f80_0001,
+        0xffc0_0000,
+        0xff80_0001,
+        0x7fff_ffff,
+        0xffff_ffff,
+    ]);
     bits
 }
 
 /// Checks results against exact values: the class always, `bound` ulp where the exact value is a normal number; a
 /// subnormal one may have been flushed. Returns the largest error.
-fn check(name: &str, gpu: &Gpu, xs: &[u32], ys: &[u32], results: &[u32], exact: impl Fn(f64, f64) -> f64, bound: f64) -> f64 {
+fn check(
+    name: &str,
+    gpu: &Gpu,
+    xs: &[u32],
+    ys: &[u32],
+    results: &[u32],
+    exact: impl Fn(f64, f64) -> f64,
+    bound: f64,
+) -> f64 {
     let mut worst = (0.0, 0.0, 0.0, 0.0);
     for ((&x, &y), &bits) in xs.iter().zip(ys).zip(results) {
         let (x, y, got) = (f32::from_bits(x), f32::from_bits(y), f32::from_bits(bits));
         let want = exact(f64::from(x), f64::from(y));
-        let place = || format!("{name}({x:e} = {:#010x}, {y:e}) is {got:e} in place of {want:e} on {}", x.to_bits(), gpu.info().label());
+        let place = || {
+            format!(
+                "{name}({x:e} = {:#010x}, {y:e}) is {got:e} in place of {want:e} on {}",
+                x.to_bits(),
+                gpu.info().label()
+            )
+        };
         if want.is_nan() {
             assert_eq!(bits, 0x7fc0_0000, "{}", place());
             continue;
         }
         if want == 0.0 || want.is_infinite() {
-            assert!(f64::from(got) == want && got.is_sign_negative() == want.is_sign_negative(), "{}", place());
+            assert!(
+                f64::from(got) == want && got.is_sign_negative() == want.is_sign_negative(),
+                "{}",
+                place()
+            );
             continue;
         }
         assert!(!got.is_nan(), "{}", place());
         let ulp = DType::F32.ulp(want);
         // Infinity stands for the power of two that comes after the largest number.
-        let value = if got.is_infinite() { 2f64.powi(128).copysign(f64::from(got)) } else { f64::from(got) };
-        let ulp = if want.abs() > f64::from(f32::MAX) { DType::F32.ulp(f64::from(f32::MAX)) } else { ulp };
+        let value = if got.is_infinite() {
+            2f64.powi(128).copysign(f64::from(got))
+        } else {
+            f64::from(got)
+        };
+        let ulp = if want.abs() > f64::from(f32::MAX) {
+            DType::F32.ulp(f64::from(f32::MAX))
+        } else {
+            ulp
+        };
         let error = if got.is_infinite() && want.abs() >= 2f64.powi(128) && (got < 0.0) == (want < 0.0) {
             0.0
         } else {
@@ -119,12 +160,20 @@ fn check(name: &str, gpu: &Gpu, xs: &[u32], ys: &[u32], results: &[u32], exact: 
         }
     }
     let (error, x, y, got) = worst;
-    assert!(error <= bound, "{name}: {error:.3} ulp at ({x:e}, {y:e}), {got:e}, on {}", gpu.info().label());
+    assert!(
+        error <= bound,
+        "{name}: {error:.3} ulp at ({x:e}, {y:e}), {got:e}, on {}",
+        gpu.info().label()
+    );
     error
 }
 
 fn sigmoid(x: f64) -> f64 {
-    if x < 0.0 { x.exp() / (1.0 + x.exp()) } else { 1.0 / (1.0 + (-x).exp()) }
+    if x < 0.0 {
+        x.exp() / (1.0 + x.exp())
+    } else {
+        1.0 / (1.0 + (-x).exp())
+    }
 }
 
 #[test]
@@ -152,7 +201,9 @@ fn elementary_functions_hold_their_bounds() {
 
 #[test]
 fn exp_parts_are_a_better_exp() {
-    let xs: Vec<u32> = (0..=400_000).map(|i| (-104.0f32 + i as f32 * 0.00048).to_bits()).collect();
+    let xs: Vec<u32> = (0..=400_000)
+        .map(|i| (-104.0f32 + i as f32 * 0.00048).to_bits())
+        .collect();
     let expression = "bitcast<u32>(m_scale2(m_exp_parts(x, zero).high, m_exp_parts(x, zero).exponent, zero))";
     for gpu in gpus() {
         let results = evaluate(gpu, expression, &xs, &xs);
@@ -211,14 +262,24 @@ fn exact_values_are_exact() {
         for (name, x, want) in cases {
             let x = [x.to_bits()];
             let got = evaluate(gpu, &format!("bitcast<u32>({name}(x, zero))"), &x, &x)[0];
-            assert_eq!(got, want.to_bits(), "{name}({:e}) on {}", f32::from_bits(x[0]), gpu.info().label());
+            assert_eq!(
+                got,
+                want.to_bits(),
+                "{name}({:e}) on {}",
+                f32::from_bits(x[0]),
+                gpu.info().label()
+            );
         }
     }
 }
 
 /// Pairs whose sums and products f64 holds exactly.
 fn pairs() -> (Vec<u32>, Vec<u32>) {
-    let near = |bits: Vec<u32>| -> Vec<u32> { bits.into_iter().map(|b| (b & 0x807f_ffff) | ((115 + (b >> 23) % 25) << 23)).collect() };
+    let near = |bits: Vec<u32>| -> Vec<u32> {
+        bits.into_iter()
+            .map(|b| (b & 0x807f_ffff) | ((115 + (b >> 23) % 25) << 23))
+            .collect()
+    };
     (near(random_bits(3, 100_000)), near(random_bits(4, 100_000)))
 }
 
@@ -231,13 +292,26 @@ fn transforms_are_free_of_error() {
         ("two_sum(x, y, zero)", &|a, b| Some(a + b)),
         ("fast_two_sum(x, y, zero)", &both),
         ("two_product(x, y, zero)", &|a, b| Some(a * b)),
-        ("two_sum4(vec4<f32>(1.0, x, 2.0, x), vec4<f32>(x, y, x, 3.0), zero)", &|a, b| Some(a + b)),
-        ("fast_two_sum4(vec4<f32>(1.0, x, 2.0, x), vec4<f32>(x, y, x, 3.0), zero)", &both),
-        ("two_product4(vec4<f32>(1.0, x, 2.0, x), vec4<f32>(x, y, x, 3.0), zero)", &|a, b| Some(a * b)),
+        (
+            "two_sum4(vec4<f32>(1.0, x, 2.0, x), vec4<f32>(x, y, x, 3.0), zero)",
+            &|a, b| Some(a + b),
+        ),
+        (
+            "fast_two_sum4(vec4<f32>(1.0, x, 2.0, x), vec4<f32>(x, y, x, 3.0), zero)",
+            &both,
+        ),
+        (
+            "two_product4(vec4<f32>(1.0, x, 2.0, x), vec4<f32>(x, y, x, 3.0), zero)",
+            &|a, b| Some(a * b),
+        ),
     ];
     for gpu in gpus() {
         for (call, exact) in cases {
-            let (high, low) = if call.contains('4') { (".high.y", ".low.y") } else { (".x", ".y") };
+            let (high, low) = if call.contains('4') {
+                (".high.y", ".low.y")
+            } else {
+                (".x", ".y")
+            };
             let highs = evaluate(gpu, &format!("bitcast<u32>({call}{high})"), &xs, &ys);
             let lows = evaluate(gpu, &format!("bitcast<u32>({call}{low})"), &xs, &ys);
             for (i, (high, low)) in highs.into_iter().zip(lows).enumerate() {
@@ -263,10 +337,26 @@ fn compensated_sums_keep_what_naive_ones_lose() {
         end.replace("STATE", &step.replace("STATE", &text).replace("TERM", "y"))
     };
     let cases = [
-        chain("vec2<f32>(x, 0.0)", "kahan_add(STATE, TERM, zero)", "bitcast<u32>(STATE.x)"),
-        chain("vec2<f32>(x, 0.0)", "pair_add(STATE, TERM, zero)", "bitcast<u32>(pair_merge(STATE, vec2<f32>(0.0), zero).x + pair_merge(STATE, vec2<f32>(0.0), zero).y)"),
-        chain("Pair4(vec4<f32>(x), vec4<f32>(0.0))", "kahan_add4(STATE, vec4<f32>(TERM), zero)", "bitcast<u32>(STATE.high.z)"),
-        chain("Pair4(vec4<f32>(x), vec4<f32>(0.0))", "pair_add4(STATE, vec4<f32>(TERM), zero)", "bitcast<u32>(STATE.high.w + STATE.low.w)"),
+        chain(
+            "vec2<f32>(x, 0.0)",
+            "kahan_add(STATE, TERM, zero)",
+            "bitcast<u32>(STATE.x)",
+        ),
+        chain(
+            "vec2<f32>(x, 0.0)",
+            "pair_add(STATE, TERM, zero)",
+            "bitcast<u32>(pair_merge(STATE, vec2<f32>(0.0), zero).x + pair_merge(STATE, vec2<f32>(0.0), zero).y)",
+        ),
+        chain(
+            "Pair4(vec4<f32>(x), vec4<f32>(0.0))",
+            "kahan_add4(STATE, vec4<f32>(TERM), zero)",
+            "bitcast<u32>(STATE.high.z)",
+        ),
+        chain(
+            "Pair4(vec4<f32>(x), vec4<f32>(0.0))",
+            "pair_add4(STATE, vec4<f32>(TERM), zero)",
+            "bitcast<u32>(STATE.high.w + STATE.low.w)",
+        ),
     ];
     let big = 2f32.powi(24);
     for gpu in gpus() {
@@ -279,19 +369,47 @@ fn compensated_sums_keep_what_naive_ones_lose() {
 
 #[test]
 fn ordered_integers_follow_the_numbers() {
-    let mut values = vec![f32::NEG_INFINITY, f32::MIN, -2.0, -1.0, -f32::MIN_POSITIVE, -1e-40, -1e-45, 0.0];
-    values.extend([1e-45, 1e-40, f32::MIN_POSITIVE, 1.0, 1.000_000_1, 2.0, f32::MAX, f32::INFINITY, f32::NAN]);
+    let mut values = vec![
+        f32::NEG_INFINITY,
+        f32::MIN,
+        -2.0,
+        -1.0,
+        -f32::MIN_POSITIVE,
+        -1e-40,
+        -1e-45,
+        0.0,
+    ];
+    values.extend([
+        1e-45,
+        1e-40,
+        f32::MIN_POSITIVE,
+        1.0,
+        1.000_000_1,
+        2.0,
+        f32::MAX,
+        f32::INFINITY,
+        f32::NAN,
+    ]);
     let bits: Vec<u32> = values.iter().map(|v| v.to_bits()).collect();
     for gpu in gpus() {
         let keys = evaluate(gpu, "ordered(x)", &bits, &bits);
-        assert!(keys[0] > 0 && keys.is_sorted_by(|a, b| a < b), "{keys:x?} on {}", gpu.info().label());
+        assert!(
+            keys[0] > 0 && keys.is_sorted_by(|a, b| a < b),
+            "{keys:x?} on {}",
+            gpu.info().label()
+        );
         let back = evaluate(gpu, "unordered_bits(ordered(x))", &bits, &bits);
         assert_eq!(back, bits);
         // Zeros tie, and a NaN of either sign or any payload is the largest.
         let odd = [(-0.0f32).to_bits(), 0xffc0_0000, 0x7f80_0001];
         let keys = evaluate(gpu, "ordered4(vec4<f32>(y, x, y, y)).y", &odd, &odd);
         assert_eq!(keys, [0x8000_0000, u32::MAX, u32::MAX]);
-        let maximum = evaluate(gpu, "bitcast<u32>(unordered(max(ordered(x), ordered(y))))", &[0xffc0_1234, 0xff80_0000], &[0x7f80_0000, 0xff80_0000]);
+        let maximum = evaluate(
+            gpu,
+            "bitcast<u32>(unordered(max(ordered(x), ordered(y))))",
+            &[0xffc0_1234, 0xff80_0000],
+            &[0x7f80_0000, 0xff80_0000],
+        );
         assert_eq!(maximum, [0x7fc0_0000, 0xff80_0000]);
     }
 }
@@ -307,7 +425,12 @@ fn classes_are_told_by_bits() {
             let want = u32::from(x.is_nan()) | (u32::from(x.is_infinite()) << 1) | (u32::from(x.is_finite()) << 2);
             assert_eq!(got, want, "{:#x} on {}", x.to_bits(), gpu.info().label());
         }
-        let constants = evaluate(gpu, "bitcast<u32>(select(select(inf_f32(), neg_inf_f32(), u == 1u), nan_f32(), u == 2u))", &[0, 1, 2], &[0, 1, 2]);
+        let constants = evaluate(
+            gpu,
+            "bitcast<u32>(select(select(inf_f32(), neg_inf_f32(), u == 1u), nan_f32(), u == 2u))",
+            &[0, 1, 2],
+            &[0, 1, 2],
+        );
         assert_eq!(constants, [0x7f80_0000, 0xff80_0000, 0x7fc0_0000]);
     }
 }
@@ -321,17 +444,37 @@ fn narrowing() -> Vec<u32> {
         bits.push(x.to_bits());
         let next = half::f16::from_bits(h.wrapping_add(1)).to_f32();
         let tie = ((f64::from(x) + f64::from(next)) / 2.0) as f32;
-        bits.extend([tie.to_bits(), tie.to_bits().wrapping_add(1), tie.to_bits().wrapping_sub(1)]);
+        bits.extend([
+            tie.to_bits(),
+            tie.to_bits().wrapping_add(1),
+            tie.to_bits().wrapping_sub(1),
+        ]);
         let b = u32::from(h) << 16;
         bits.extend([b, b | 0x7fff, b | 0x8000, b | 0x8001, b | 0xffff]);
     }
-    bits.extend([65519.996f32, 65520.0, 65536.0, 5.960_464_5e-8, 2.980_232_2e-8, 2.980_232_6e-8].map(f32::to_bits));
+    bits.extend(
+        [
+            65519.996f32,
+            65520.0,
+            65536.0,
+            5.960_464_5e-8,
+            2.980_232_2e-8,
+            2.980_232_6e-8,
+        ]
+        .map(f32::to_bits),
+    );
     bits
 }
 
 fn same16(name: &str, input: u32, got: u32, want: u16, is_nan: bool, canonical: u32, gpu: &Gpu) {
     let want = if is_nan { canonical } else { u32::from(want) };
-    assert_eq!(got, want, "{name} of {:e} = {input:#010x} on {}", f32::from_bits(input), gpu.info().label());
+    assert_eq!(
+        got,
+        want,
+        "{name} of {:e} = {input:#010x} on {}",
+        f32::from_bits(input),
+        gpu.info().label()
+    );
 }
 
 #[test]
@@ -342,8 +485,24 @@ fn narrowing_rounds_to_nearest_even() {
         let bf16 = evaluate(gpu, "bf16_from_f32(x)", &xs, &xs);
         for ((&x, f16), bf16) in xs.iter().zip(f16).zip(bf16) {
             let value = f32::from_bits(x);
-            same16("f16", x, f16, half::f16::from_f32(value).to_bits(), value.is_nan(), 0x7e00, gpu);
-            same16("bf16", x, bf16, half::bf16::from_f32(value).to_bits(), value.is_nan(), 0x7fc0, gpu);
+            same16(
+                "f16",
+                x,
+                f16,
+                half::f16::from_f32(value).to_bits(),
+                value.is_nan(),
+                0x7e00,
+                gpu,
+            );
+            same16(
+                "bf16",
+                x,
+                bf16,
+                half::bf16::from_f32(value).to_bits(),
+                value.is_nan(),
+                0x7fc0,
+                gpu,
+            );
         }
     }
 }
@@ -352,7 +511,10 @@ fn narrowing_rounds_to_nearest_even() {
 fn packed_words_hold_two() {
     let (xs, ys) = (random_bits(5, 10_000), random_bits(6, 10_000));
     for gpu in gpus() {
-        for (name, narrow, unpack) in [("f16", "f16_from_f32", "unpack_f16"), ("bf16", "bf16_from_f32", "unpack_bf16")] {
+        for (name, narrow, unpack) in [
+            ("f16", "f16_from_f32", "unpack_f16"),
+            ("bf16", "bf16_from_f32", "unpack_bf16"),
+        ] {
             let words = evaluate(gpu, &format!("pack_{name}(vec2<f32>(x, y))"), &xs, &ys);
             let low = evaluate(gpu, &format!("{narrow}(x)"), &xs, &ys);
             let high = evaluate(gpu, &format!("{narrow}(y)"), &xs, &ys);
@@ -375,7 +537,12 @@ fn widening_is_exact_for_every_pattern() {
             let want = half::f16::from_bits(bits).to_f32();
             let want = if want.is_nan() { 0x7fc0_0000 } else { want.to_bits() };
             assert_eq!(f16, want, "f16 {bits:#06x} on {}", gpu.info().label());
-            assert_eq!(bf16, u32::from(bits) << 16, "bf16 {bits:#06x} on {}", gpu.info().label());
+            assert_eq!(
+                bf16,
+                u32::from(bits) << 16,
+                "bf16 {bits:#06x} on {}",
+                gpu.info().label()
+            );
         }
     }
 }
@@ -390,7 +557,15 @@ fn shared(file: &str, names: &[&str]) -> Option<Vec<Vec<u32>>> {
         return None;
     };
     let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
-    let tensor = |name: &&str| tensors.tensor(name).expect("the tensor is there").data().chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
+    let tensor = |name: &&str| {
+        tensors
+            .tensor(name)
+            .expect("the tensor is there")
+            .data()
+            .chunks_exact(4)
+            .map(bytemuck::pod_read_unaligned)
+            .collect()
+    };
     Some(names.iter().map(tensor).collect())
 }
 
@@ -413,7 +588,12 @@ fn conversions_agree_with_the_shared_data() {
             let got = evaluate(gpu, "f32_bits_from_f16(u)", &halves, &halves);
             for (i, (&got, &want)) in got.iter().zip(&data[1]).enumerate() {
                 let both_nan = f32::from_bits(got).is_nan() && f32::from_bits(want).is_nan();
-                assert!(got == want || both_nan, "f16 {:#06x} on {}", halves[i], gpu.info().label());
+                assert!(
+                    got == want || both_nan,
+                    "f16 {:#06x} on {}",
+                    halves[i],
+                    gpu.info().label()
+                );
             }
         }
     }

@@ -9,9 +9,20 @@ fn verify_cases_hold() {
         let cases = macheps::verify::cases(None);
         for case in &cases {
             let report = macheps::verify::run(&adapter.context, case.as_ref());
-            if !report.ok { bad.push(report); }
+            if !report.ok {
+                bad.push(report);
+            }
         }
-        eprintln!("{}: {} cases, {} bad, {:?}, {} pipelines", adapter.name, cases.len(), bad.len(), start.elapsed(), adapter.gpu().kernel_count());
-        for b in bad { eprintln!("  {b:?}"); }
+        eprintln!(
+            "{}: {} cases, {} bad, {:?}, {} pipelines",
+            adapter.name,
+            cases.len(),
+            bad.len(),
+            start.elapsed(),
+            adapter.gpu().kernel_count()
+        );
+        for b in bad {
+            eprintln!("  {b:?}");
+        }
     }
 }

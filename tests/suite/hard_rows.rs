@@ -2,9 +2,9 @@
 
 use crate::data::{self, Tensor, shared_data, tensor};
 use macheps::element::{DType, Element, bf16, f16};
+use macheps::ops::softmax::SoftmaxOptions;
 use macheps::ops::softmax::bounds::{Accuracy, Expected, MaxError, Quantity};
 use macheps::ops::softmax::{MaskedRows, SoftmaxKind, cpu, reference};
-use macheps::ops::softmax::SoftmaxOptions;
 use macheps::rows::RowMap;
 use safetensors::SafeTensors;
 
@@ -13,7 +13,10 @@ const ORACLE: f64 = 2e-14;
 
 fn close(got: f64, want: f64, scale: f64, what: &str) {
     let same = got == want || (got.is_nan() && want.is_nan());
-    assert!(same || (got - want).abs() <= ORACLE * scale + 1e-300, "{what}: {got:e} should be {want:e}");
+    assert!(
+        same || (got - want).abs() <= ORACLE * scale + 1e-300,
+        "{what}: {got:e} should be {want:e}"
+    );
 }
 
 #[test]
@@ -21,14 +24,21 @@ fn oracle_meets_fifty_digits() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fifty_digits.json");
     let all = data::json(path);
     let numbers = |v: &serde_json::Value| -> Vec<f64> {
-        v.as_array().unwrap().iter().map(|v| v.as_str().unwrap().parse().unwrap()).collect()
+        v.as_array()
+            .unwrap()
+            .iter()
+            .map(|v| v.as_str().unwrap().parse().unwrap())
+            .collect()
     };
     let rows = all["rows"].as_array().unwrap();
     assert!(!rows.is_empty());
     for (i, row) in rows.iter().enumerate() {
         let z = numbers(&row["x"]);
         let run = |kind| reference::forward_row(kind, &z, z.len(), MaskedRows::Nan);
-        for (kind, key) in [(SoftmaxKind::Softmax, "softmax"), (SoftmaxKind::LogSoftmax, "log_softmax")] {
+        for (kind, key) in [
+            (SoftmaxKind::Softmax, "softmax"),
+            (SoftmaxKind::LogSoftmax, "log_softmax"),
+        ] {
             for (got, want) in run(kind).values.iter().zip(numbers(&row[key])) {
                 close(*got, want, want.abs(), &format!("row {i}, {key}"));
             }
@@ -41,7 +51,12 @@ fn oracle_meets_fifty_digits() {
         let mut g = vec![0.0; z.len()];
         g[target] = -1.0;
         let gradient = reference::backward_row(SoftmaxKind::LogSoftmax, &z, &g, z.len(), 1.0, MaskedRows::Nan);
-        for (j, (got, want)) in gradient.values.iter().zip(numbers(&row["cross_entropy_grad"])).enumerate() {
+        for (j, (got, want)) in gradient
+            .values
+            .iter()
+            .zip(numbers(&row["cross_entropy_grad"]))
+            .enumerate()
+        {
             close(*got, want, gradient.magnitudes[j], &format!("row {i}, gradient {j}"));
         }
     }
@@ -54,9 +69,15 @@ fn oracle_meets_hand_written_values() {
     close(third[0], 1.0 / 3.0, 1.0, "softmax");
     close(third[1], 2.0 / 3.0, 1.0, "softmax");
     let dominated = reference::forward_row(SoftmaxKind::LogSoftmax, &[0.0, -100.0], 2, MaskedRows::Nan).values;
-    close(dominated[0], -(-100f64).exp(), (-100f64).exp(), "log_softmax of the maximum");
+    close(
+        dominated[0],
+        -(-100f64).exp(),
+        (-100f64).exp(),
+        "log_softmax of the maximum",
+    );
     // Softmax of two equal entries with upstream (1, 0): p (g - 1/2) with scale 3.
-    let gradient = reference::backward_row(SoftmaxKind::Softmax, &[7.0, 7.0], &[1.0, 0.0], 2, 3.0, MaskedRows::Nan).values;
+    let gradient =
+        reference::backward_row(SoftmaxKind::Softmax, &[7.0, 7.0], &[1.0, 0.0], 2, 3.0, MaskedRows::Nan).values;
     assert_eq!(gradient, [0.75, -0.75]);
     let gradient = reference::backward_row(SoftmaxKind::LogSumExp, &[7.0, 7.0], &[4.0], 2, 1.0, MaskedRows::Nan).values;
     assert_eq!(gradient, [2.0, 2.0]);
@@ -66,7 +87,9 @@ fn oracle_meets_hand_written_values() {
 fn oracle_answers_every_class_of_row() {
     const INF: f64 = f64::INFINITY;
     const NAN: f64 = f64::NAN;
-    let same = |got: &[f64], want: &[f64]| got.len() == want.len() && got.iter().zip(want).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
+    let same = |got: &[f64], want: &[f64]| {
+        got.len() == want.len() && got.iter().zip(want).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
+    };
     // Visible entries of a row of three, then softmax, log_softmax, logsumexp, gradient of softmax.
     let rows: [(&[f64], [f64; 3], [f64; 3], f64, [f64; 3]); 6] = [
         (&[-INF, 0.0, -INF], [0.0, 1.0, 0.0], [-INF, 0.0, -INF], 0.0, [0.0; 3]),
@@ -90,10 +113,16 @@ fn oracle_answers_every_class_of_row() {
         assert_eq!(run(SoftmaxKind::LogSoftmax), [-INF; 3]);
         assert_eq!(run(SoftmaxKind::LogSumExp), [-INF]);
         for kind in SoftmaxKind::ALL {
-            assert_eq!(reference::backward_row(kind, z, &[1.0, 2.0, 3.0], 3, 1.0, MaskedRows::Zero).values, [0.0; 3]);
+            assert_eq!(
+                reference::backward_row(kind, z, &[1.0, 2.0, 3.0], 3, 1.0, MaskedRows::Zero).values,
+                [0.0; 3]
+            );
         }
     }
-    assert_eq!(reference::forward_row(SoftmaxKind::LogSumExp, &[], 0, MaskedRows::Nan).values, [-INF]);
+    assert_eq!(
+        reference::forward_row(SoftmaxKind::LogSumExp, &[], 0, MaskedRows::Nan).values,
+        [-INF]
+    );
 }
 
 /// A case with rows of `x`, and what must come out.
@@ -112,7 +141,9 @@ pub struct HardCase<T> {
 
 /// The `row_softmax` cases of a storage type. Empty where the data is not there.
 pub fn hard_cases<T: Element>(test: &str) -> Vec<HardCase<T>> {
-    let Some(folder) = shared_data(test) else { return Vec::new() };
+    let Some(folder) = shared_data(test) else {
+        return Vec::new();
+    };
     let folder = folder.join("hard_rows");
     let index = data::json(folder.join("index.json"));
     let mut cases = Vec::new();
@@ -140,20 +171,36 @@ pub fn hard_cases<T: Element>(test: &str) -> Vec<HardCase<T>> {
         for (quantity, key) in wanted {
             // Large cases keep results rounded to f32, which say less than the oracle: they check it, and it is what is expected.
             let rounded = tensor(&file, &format!("{key}_f32"));
-            let Some(values) = tensor(&file, key).or(rounded) else { continue };
+            let Some(values) = tensor(&file, key).or(rounded) else {
+                continue;
+            };
             let of_oracle = match quantity {
                 Quantity::Forward(kind) => {
                     let y_map = RowMap::contiguous(&[shape[0], if kind.reduces() { 1 } else { shape[1] }], 1);
                     reference::forward(kind, &x, &map, None, &options, 1, &y_map)
                 }
-                Quantity::Backward(kind) => {
-                    reference::backward(kind, &x, &map, None, upstream.as_deref().unwrap(), &map, &options, 1, &map)
-                }
+                Quantity::Backward(kind) => reference::backward(
+                    kind,
+                    &x,
+                    &map,
+                    None,
+                    upstream.as_deref().unwrap(),
+                    &map,
+                    &options,
+                    1,
+                    &map,
+                ),
             };
             check_oracle(&format!("{name}, {key}"), &values, &of_oracle);
             expected.push((quantity, of_oracle));
         }
-        cases.push(HardCase { name: name.to_string(), x, shape, upstream, expected });
+        cases.push(HardCase {
+            name: name.to_string(),
+            x,
+            shape,
+            upstream,
+            expected,
+        });
     }
     assert!(!cases.is_empty());
     cases
@@ -168,7 +215,10 @@ fn check_oracle(what: &str, file: &Tensor, oracle: &Expected) {
     for (j, (&want, &got)) in file.values.iter().zip(&oracle.values).enumerate() {
         let allowed = if in_f32 { 0.51 * DType::F32.ulp(want) } else { 0.0 } + 1e-12 * oracle.magnitudes[j] + absolute;
         let same = got == want || (got.is_nan() && want.is_nan());
-        assert!(same || (got - want).abs() <= allowed, "{what}, element {j}: oracle {got:e}, file {want:e}");
+        assert!(
+            same || (got - want).abs() <= allowed,
+            "{what}, element {j}: oracle {got:e}, file {want:e}"
+        );
     }
 }
 
@@ -216,7 +266,13 @@ fn on_cpu<T: Element>(quantity: Quantity, x: &[T], shape: [usize; 2], upstream: 
 fn cpu_on_hard_rows() {
     fn all<T: Element>() {
         for (quantity, error) in run_hard_cases::<T>("hard rows on the CPU", Accuracy::Standard, on_cpu) {
-            println!("{} {}: {:.3} ulp, {:.3} of the bound", T::DTYPE, quantity.name(), error.ulp, error.of_bound);
+            println!(
+                "{} {}: {:.3} ulp, {:.3} of the bound",
+                T::DTYPE,
+                quantity.name(),
+                error.ulp,
+                error.of_bound
+            );
         }
     }
     all::<f32>();

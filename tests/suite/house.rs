@@ -15,14 +15,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("gpu", "error element rows sparse"),
     ("context", "error element rows sparse gpu reference tensor"),
     ("tensor", "error element rows sparse gpu reference context"),
-    (
-        "ops",
-        "error element rows sparse gpu reference context tensor",
-    ),
-    (
-        "solve",
-        "error element rows sparse gpu reference context tensor ops",
-    ),
+    ("ops", "error element rows sparse gpu reference context tensor"),
+    ("solve", "error element rows sparse gpu reference context tensor ops"),
     // Cases are where an operation tells `verify` and `bench` what to try.
     (
         "cases",
@@ -50,9 +44,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
         let Ok(entries) = fs::read_dir(folder) else {
             return;
         };
-        let mut paths: Vec<PathBuf> = entries
-            .map(|e| e.expect("a readable folder").path())
-            .collect();
+        let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("a readable folder").path()).collect();
         paths.sort();
         for path in paths {
             if path.is_dir() {
@@ -107,11 +99,8 @@ fn code_only(source: &str) -> String {
                     break j.min(chars.len());
                 }
             }
-        } else if let Some(hashes) = raw_string(rest).filter(|_| !after_name || chars[i - 1] == 'b')
-        {
-            let close: Vec<char> = std::iter::once('"')
-                .chain(std::iter::repeat_n('#', hashes))
-                .collect();
+        } else if let Some(hashes) = raw_string(rest).filter(|_| !after_name || chars[i - 1] == 'b') {
+            let close: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
             let body = i + hashes + 2;
             (body..chars.len())
                 .find(|&j| chars[j..].starts_with(&close))
@@ -124,11 +113,7 @@ fn code_only(source: &str) -> String {
             (j + 1).min(chars.len())
         } else if rest[0] == '\'' && (rest.get(1) == Some(&'\\') || rest.get(2) == Some(&'\'')) {
             // A character; anything else after a quote is a lifetime.
-            let first = if rest.get(1) == Some(&'\\') {
-                i + 3
-            } else {
-                i + 2
-            };
+            let first = if rest.get(1) == Some(&'\\') { i + 3 } else { i + 2 };
             (first..chars.len())
                 .find(|&j| chars[j] == '\'')
                 .map_or(chars.len(), |j| j + 1)
@@ -186,12 +171,10 @@ fn is_word(c: char) -> bool {
 
 /// Where `word` stands as a whole word.
 fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
-    text.match_indices(word)
-        .map(|(at, _)| at)
-        .filter(move |&at| {
-            !text[..at].chars().next_back().is_some_and(is_word)
-                && !text[at + word.len()..].chars().next().is_some_and(is_word)
-        })
+    text.match_indices(word).map(|(at, _)| at).filter(move |&at| {
+        !text[..at].chars().next_back().is_some_and(is_word)
+            && !text[at + word.len()..].chars().next().is_some_and(is_word)
+    })
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -247,10 +230,7 @@ fn module_of(path: &Path) -> Vec<String> {
         .strip_prefix(root().join("src"))
         .expect("a file of the library")
         .with_extension("");
-    let mut parts: Vec<String> = inside
-        .iter()
-        .map(|p| p.to_string_lossy().into_owned())
-        .collect();
+    let mut parts: Vec<String> = inside.iter().map(|p| p.to_string_lossy().into_owned()).collect();
     if parts.last().is_some_and(|p| p == "mod" || p == "lib") {
         parts.pop();
     }
@@ -280,10 +260,7 @@ fn front_door() -> BTreeMap<String, Vec<String>> {
     let mut names = BTreeMap::new();
     for at in words(&code, "use") {
         for path in paths_after(&code[at + 3..]) {
-            let path: Vec<String> = path
-                .into_iter()
-                .filter(|p| p != "crate" && p != "self")
-                .collect();
+            let path: Vec<String> = path.into_iter().filter(|p| p != "crate" && p != "self").collect();
             if let Some((last, above)) = path.split_last().filter(|(_, above)| !above.is_empty()) {
                 names.insert(last.clone(), above.to_vec());
             }
@@ -326,14 +303,7 @@ fn references(path: &Path, door: &BTreeMap<String, Vec<String>>) -> Vec<(usize, 
             continue;
         };
         for below in paths_after(rest) {
-            add(
-                at,
-                here[..here.len() - up]
-                    .iter()
-                    .cloned()
-                    .chain(below)
-                    .collect(),
-            );
+            add(at, here[..here.len() - up].iter().cloned().chain(below).collect());
         }
     }
     found
@@ -348,11 +318,7 @@ fn library_files() -> Vec<PathBuf> {
 }
 
 fn report(rule: &str, violations: &[String]) {
-    assert!(
-        violations.is_empty(),
-        "{rule}:\n  {}",
-        violations.join("\n  ")
-    );
+    assert!(violations.is_empty(), "{rule}:\n  {}", violations.join("\n  "));
 }
 
 #[test]
@@ -375,10 +341,7 @@ fn rooms_know_only_the_rooms_below() {
         for (line, target) in references(&path, &door) {
             let other = room_of(&target);
             // Macros and re-exported crates of the front door are no rooms.
-            if other != room
-                && arrows.contains_key(other.as_str())
-                && !allowed.split(' ').any(|a| a == other)
-            {
+            if other != room && arrows.contains_key(other.as_str()) && !allowed.split(' ').any(|a| a == other) {
                 violations.push(format!(
                     "{}:{line}: `{room}` names `{}`, which is in `{other}`",
                     shown(&path),
@@ -387,10 +350,7 @@ fn rooms_know_only_the_rooms_below() {
             }
         }
     }
-    report(
-        "a room may only know the rooms that ARROWS allows it",
-        &violations,
-    );
+    report("a room may only know the rooms that ARROWS allows it", &violations);
 }
 
 #[test]
@@ -402,14 +362,9 @@ fn rooms_below_the_device_do_not_know_wgpu() {
             continue;
         }
         let code = without_test_modules(&code_only(&read(&path)));
-        violations.extend(
-            words(&code, "wgpu").map(|at| format!("{}:{}", shown(&path), line_of(&code, at))),
-        );
+        violations.extend(words(&code, "wgpu").map(|at| format!("{}:{}", shown(&path), line_of(&code, at))));
     }
-    report(
-        "the CPU side works without wgpu and must not name it",
-        &violations,
-    );
+    report("the CPU side works without wgpu and must not name it", &violations);
 }
 
 #[test]
@@ -449,11 +404,7 @@ fn every_shader_is_named_by_a_module() {
             .display()
             .to_string()
             .replace('\\', "/");
-        let name = path
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         let loaded = sources
             .iter()
             .any(|s| s.contains(&format!("/{file}\"")) || s.contains(&format!("\"{name}\"")));
@@ -482,10 +433,7 @@ fn every_operation_is_complete() {
         }
     }
     let mut violations = Vec::new();
-    for folder in folders
-        .iter()
-        .filter(|f| f.parent() == Some(&root().join("src/ops")))
-    {
+    for folder in folders.iter().filter(|f| f.parent() == Some(&root().join("src/ops"))) {
         for needed in ["mod", "reference", "cases"] {
             let in_file = folder.join(format!("{needed}.rs")).is_file();
             if !in_file && !folder.join(needed).join("mod.rs").is_file() {
@@ -493,10 +441,7 @@ fn every_operation_is_complete() {
             }
         }
     }
-    report(
-        "an operation has its host side, its oracle and its cases",
-        &violations,
-    );
+    report("an operation has its host side, its oracle and its cases", &violations);
 }
 
 #[test]
@@ -509,19 +454,13 @@ fn every_unsafe_is_argued() {
             let lines: Vec<&str> = source.lines().collect();
             for at in words(&code, "unsafe") {
                 let line = line_of(&code, at);
-                if !lines[line.saturating_sub(6)..line]
-                    .iter()
-                    .any(|l| l.contains("SAFETY"))
-                {
+                if !lines[line.saturating_sub(6)..line].iter().any(|l| l.contains("SAFETY")) {
                     violations.push(format!("{}:{line}", shown(&path)));
                 }
             }
         }
     }
-    report(
-        "`unsafe` needs a SAFETY comment in the five lines above",
-        &violations,
-    );
+    report("`unsafe` needs a SAFETY comment in the five lines above", &violations);
 }
 
 #[test]
@@ -537,14 +476,8 @@ fn kernels_use_their_own_elementary_functions() {
         }
         let code = code_only(&read(&path));
         for builtin in FORBIDDEN_BUILTINS {
-            for at in words(&code, builtin)
-                .filter(|at| code[at + builtin.len()..].trim_start().starts_with('('))
-            {
-                violations.push(format!(
-                    "{}:{}: {builtin}(",
-                    shown(&path),
-                    line_of(&code, at)
-                ));
+            for at in words(&code, builtin).filter(|at| code[at + builtin.len()..].trim_start().starts_with('(')) {
+                violations.push(format!("{}:{}: {builtin}(", shown(&path), line_of(&code, at)));
             }
         }
     }
@@ -556,8 +489,7 @@ fn kernels_use_their_own_elementary_functions() {
 
 #[test]
 fn the_readers_of_this_file_read_right() {
-    let code =
-        code_only("a /* b /* c */ d */ \"e\\\"f\" 'g' 'h r#\"i\"j\"# k // l\nm '\\'' n br\"o\"");
+    let code = code_only("a /* b /* c */ d */ \"e\\\"f\" 'g' 'h r#\"i\"j\"# k // l\nm '\\'' n br\"o\"");
     let left: Vec<&str> = code.split_whitespace().collect();
     assert_eq!(left, ["a", "'h", "k", "m", "n", "b"]);
     assert_eq!(line_of(&code, code.find('m').expect("m")), 2);

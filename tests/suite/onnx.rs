@@ -57,12 +57,16 @@ fn merge_axes(x: &[f64], shape: &[usize], axes: &[usize]) -> (Vec<f64>, Vec<usiz
 
 /// The cases of this family. Empty where the data is not there.
 pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
-    let Some(folder) = shared_data(test) else { return Vec::new() };
+    let Some(folder) = shared_data(test) else {
+        return Vec::new();
+    };
     let folder = folder.join("onnx");
     let index = data::json(folder.join("index.json"));
     let mut cases = Vec::new();
     for case in index["cases"].as_array().unwrap() {
-        let Some(kind) = kind_of(case["op"].as_str().unwrap()) else { continue };
+        let Some(kind) = kind_of(case["op"].as_str().unwrap()) else {
+            continue;
+        };
         let name = case["file"].as_str().unwrap();
         let bytes = std::fs::read(folder.join(name)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -71,19 +75,36 @@ pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
         let rank = input.shape.len() as i64;
         let attributes = &case["attributes"];
         let (x, shape, axis) = if kind.reduces() {
-            let resolve = |axis: i64| if axis < 0 { (axis + rank) as usize } else { axis as usize };
+            let resolve = |axis: i64| {
+                if axis < 0 {
+                    (axis + rank) as usize
+                } else {
+                    axis as usize
+                }
+            };
             let named = match tensor(&file, "in1") {
                 // ONNX: no axes means all of them; WebNN: only a missing list does.
-                Some(axes) => Some(axes.values.iter().map(|&a| a as i64).collect()).filter(|axes: &Vec<i64>| !axes.is_empty()),
-                None => attributes["axes"].as_array().map(|axes| axes.iter().map(|a| a.as_i64().unwrap()).collect()),
+                Some(axes) => {
+                    Some(axes.values.iter().map(|&a| a as i64).collect()).filter(|axes: &Vec<i64>| !axes.is_empty())
+                }
+                None => attributes["axes"]
+                    .as_array()
+                    .map(|axes| axes.iter().map(|a| a.as_i64().unwrap()).collect()),
             };
-            let axes: Vec<usize> = named.unwrap_or_else(|| (0..rank).collect()).into_iter().map(resolve).collect();
+            let axes: Vec<usize> = named
+                .unwrap_or_else(|| (0..rank).collect())
+                .into_iter()
+                .map(resolve)
+                .collect();
             let (x, shape) = merge_axes(&input.values, &input.shape, &axes);
             (x, shape, -1)
         } else {
             // Before opset 13 everything from the axis on is one row; the cases here have the last axis.
             let axis = attributes["axis"].as_i64().unwrap_or(-1);
-            assert!(case["opset"].as_i64().is_none_or(|o| o >= 13) || axis == rank - 1, "{name}");
+            assert!(
+                case["opset"].as_i64().is_none_or(|o| o >= 13) || axis == rank - 1,
+                "{name}"
+            );
             (input.values, input.shape, axis as isize)
         };
         cases.push(OnnxCase {
@@ -111,7 +132,10 @@ pub fn run_onnx_cases<T: Element>(
 ) -> usize {
     let mut count = 0;
     for case in onnx_cases(test).into_iter().filter(|case| case.dtype == T::DTYPE) {
-        let options = SoftmaxOptions { axis: case.axis, ..Default::default() };
+        let options = SoftmaxOptions {
+            axis: case.axis,
+            ..Default::default()
+        };
         let x: Vec<T> = case.x.iter().map(|&v| T::from_f64(v)).collect();
         let got = run(case.kind, &x, &case.shape, &options);
         let (map, y_map) = maps(case.kind, &case.shape, &options);
@@ -121,10 +145,16 @@ pub fn run_onnx_cases<T: Element>(
             .unwrap_or_else(|e| panic!("{test}: {}: {e}", case.name));
         assert_eq!(expected.values.len(), case.want.len(), "{}", case.name);
         // Inputs given in f64 were rounded on the way in; no result moves by more than twice the largest change.
-        let rounded = case.x.iter().fold(0.0, |all: f64, &v| all.max((v - f64::from(T::from_f64(v).to_f32())).abs()));
+        let rounded = case.x.iter().fold(0.0, |all: f64, &v| {
+            all.max((v - f64::from(T::from_f64(v).to_f32())).abs())
+        });
         for (oracle, want) in expected.values.iter().zip(&case.want) {
             let allowed = 1.01 * case.error * oracle.abs() + 0.5 * T::DTYPE.ulp(*oracle) + 2.0 * rounded;
-            assert!(oracle == want || (oracle - want).abs() <= allowed, "{}: oracle {oracle:e}, case {want:e}", case.name);
+            assert!(
+                oracle == want || (oracle - want).abs() <= allowed,
+                "{}: oracle {oracle:e}, case {want:e}",
+                case.name
+            );
         }
         count += 1;
     }

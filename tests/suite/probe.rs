@@ -8,19 +8,30 @@ use std::sync::OnceLock;
 /// Every adapter's report, measured once.
 fn reports() -> &'static [(&'static Gpu, ProbeReport)] {
     static REPORTS: OnceLock<Vec<(&'static Gpu, ProbeReport)>> = OnceLock::new();
-    REPORTS.get_or_init(|| gpus().iter().map(|gpu| (gpu, gpu.probe().expect("the probe runs"))).collect())
+    REPORTS.get_or_init(|| {
+        gpus()
+            .iter()
+            .map(|gpu| (gpu, gpu.probe().expect("the probe runs")))
+            .collect()
+    })
 }
 
 fn ulp(report: &ProbeReport, id: &str) -> f64 {
-    report.max_ulp(id).unwrap_or_else(|| panic!("{id} is not an accuracy: {report}"))
+    report
+        .max_ulp(id)
+        .unwrap_or_else(|| panic!("{id} is not an accuracy: {report}"))
 }
 
 fn number(report: &ProbeReport, id: &str) -> f64 {
-    report.number(id).unwrap_or_else(|| panic!("{id} is not a number: {report}"))
+    report
+        .number(id)
+        .unwrap_or_else(|| panic!("{id} is not a number: {report}"))
 }
 
 fn flag(report: &ProbeReport, id: &str) -> bool {
-    report.flag(id).unwrap_or_else(|| panic!("{id} is not a yes or no: {report}"))
+    report
+        .flag(id)
+        .unwrap_or_else(|| panic!("{id} is not a yes or no: {report}"))
 }
 
 fn text<'a>(report: &'a ProbeReport, id: &str) -> &'a str {
@@ -50,12 +61,28 @@ fn what_the_kernels_rely_on_holds_everywhere() {
         eprintln!("{report}");
         let ours = report.facts.iter().filter(|f| f.id.starts_with("m_"));
         for fact in ours {
-            assert_eq!(fact.verdict, Verdict::Ok, "{}: {} on {}", fact.what, fact.value, gpu.info().label());
+            assert_eq!(
+                fact.verdict,
+                Verdict::Ok,
+                "{}: {} on {}",
+                fact.what,
+                fact.value,
+                gpu.info().label()
+            );
         }
-        for id in ["two_sum_barrier", "two_product_barrier", "kahan_barrier", "bit_tests", "subnormal_copy"] {
+        for id in [
+            "two_sum_barrier",
+            "two_product_barrier",
+            "kahan_barrier",
+            "bit_tests",
+            "subnormal_copy",
+        ] {
             assert_eq!(verdict(report, id), Verdict::Ok, "{id} on {}", gpu.info().label());
         }
-        assert!(ulp(report, "div") <= 2.5 && ulp(report, "div_constant") <= 2.5, "WGSL's own bound of division");
+        assert!(
+            ulp(report, "div") <= 2.5 && ulp(report, "div_constant") <= 2.5,
+            "WGSL's own bound of division"
+        );
     }
 }
 
@@ -67,7 +94,10 @@ fn lavapipe_is_as_it_was_measured() {
             continue;
         }
         if !gpu.info().driver.contains("Mesa 22.3") {
-            eprintln!("SKIPPED: the facts were measured on Mesa 22.3, this is {}", gpu.info().driver);
+            eprintln!(
+                "SKIPPED: the facts were measured on Mesa 22.3, this is {}",
+                gpu.info().driver
+            );
             continue;
         }
         for id in ["exp_low", "exp_all"] {
@@ -85,14 +115,29 @@ fn lavapipe_is_as_it_was_measured() {
         for id in ["nan_times_0", "inf_times_0", "inf_minus_itself", "nan_minus_itself"] {
             assert_eq!(number(report, id), 0.0, "{id}");
         }
-        for id in ["exp_nan", "exp_neg_inf", "log_0", "log_negative", "tanh_inf", "subnormal_sum", "subnormal_result", "pack_overflow"] {
+        for id in [
+            "exp_nan",
+            "exp_neg_inf",
+            "log_0",
+            "log_negative",
+            "tanh_inf",
+            "subnormal_sum",
+            "subnormal_result",
+            "pack_overflow",
+        ] {
             assert_eq!(verdict(report, id), Verdict::Ok, "{id}");
         }
         assert_eq!(number(report, "loop_iterations"), 65535.0);
         assert_eq!(number(report, "unpack_wrong"), 0.0);
         assert_eq!(text(report, "stray_read"), "zero");
         if vulkan {
-            for id in ["native_ties", "native_nearest", "native_overflow", "native_subnormals", "native_non_finite"] {
+            for id in [
+                "native_ties",
+                "native_nearest",
+                "native_overflow",
+                "native_subnormals",
+                "native_non_finite",
+            ] {
                 assert!(flag(report, id), "{id}");
             }
             assert_eq!(number(report, "native_load_wrong"), 0.0);
@@ -115,7 +160,10 @@ fn swiftshader_is_as_it_was_measured() {
         }
         assert!(ulp(report, "log_near_1") > LOG_IS_BAD);
         assert!(ulp(report, "tanh_near_0") > TANH_IS_BAD);
-        assert!(ulp(report, "div_constant") > 0.5, "a division by a constant is a product with its reciprocal");
+        assert!(
+            ulp(report, "div_constant") > 0.5,
+            "a division by a constant is a product with its reciprocal"
+        );
         assert_eq!((number(report, "log_0") * 100.0).round(), -8803.0);
         assert_eq!(number(report, "exp_nan"), f64::INFINITY);
         assert!(number(report, "tanh_inf").is_nan());
@@ -123,7 +171,10 @@ fn swiftshader_is_as_it_was_measured() {
         // A maximum depends on which side the NaN stands.
         assert!(number(report, "max_nan_1") == 1.0 && number(report, "max_1_nan").is_nan());
         assert!(!flag(report, "nan_ne_itself"));
-        assert_eq!((number(report, "nan_times_0"), number(report, "inf_times_0")), (0.0, 0.0));
+        assert_eq!(
+            (number(report, "nan_times_0"), number(report, "inf_times_0")),
+            (0.0, 0.0)
+        );
         assert!(!flag(report, "fma_fused"));
         // Its compiler keeps error terms, but arithmetic flushes subnormals.
         assert_eq!(number(report, "two_sum_plain"), 1.0);
@@ -146,10 +197,24 @@ fn swiftshader_is_as_it_was_measured() {
 #[test]
 fn the_host_follows_ieee() {
     let report = cpu();
-    for id in ["exp_low", "exp_all", "sqrt", "div", "div_all", "div_constant", "two_sum_plain", "kahan_plain", "fma_fused"] {
+    for id in [
+        "exp_low",
+        "exp_all",
+        "sqrt",
+        "div",
+        "div_all",
+        "div_constant",
+        "two_sum_plain",
+        "kahan_plain",
+        "fma_fused",
+    ] {
         assert_eq!(verdict(&report, id), Verdict::Ok, "{id}");
     }
-    for fact in report.facts.iter().filter(|f| ["NaN and infinity", "Subnormals", "16-bit conversion"].contains(&f.group)) {
+    for fact in report
+        .facts
+        .iter()
+        .filter(|f| ["NaN and infinity", "Subnormals", "16-bit conversion"].contains(&f.group))
+    {
         assert_ne!(fact.verdict, Verdict::Beware, "{}", fact.what);
     }
     assert!(is_missing(&report, "m_exp") && is_missing(&report, "subgroup_size"));
@@ -167,11 +232,19 @@ fn reports_have_one_shape() {
         assert_eq!(keys(report), keys(&host));
         let table = report.to_string();
         assert!(report.facts.iter().all(|f| table.contains(f.what)), "{table}");
-        let json: serde_json::Value = serde_json::from_str(&serde_json::to_string(report).expect("JSON")).expect("JSON");
+        let json: serde_json::Value =
+            serde_json::from_str(&serde_json::to_string(report).expect("JSON")).expect("JSON");
         assert_eq!(json["facts"].as_array().map(Vec::len), Some(report.facts.len()));
         assert!(["ok", "beware"].contains(&json["facts"][0]["verdict"].as_str().expect("a verdict")));
         // No NaN or infinity may become null.
-        assert!(json["facts"].as_array().expect("facts").iter().all(|f| !f["value"].is_null()), "{json}");
+        assert!(
+            json["facts"]
+                .as_array()
+                .expect("facts")
+                .iter()
+                .all(|f| !f["value"].is_null()),
+            "{json}"
+        );
     }
 }
 
@@ -188,10 +261,17 @@ fn a_second_probe_says_the_same() {
 fn a_device_without_features_is_probed_too() {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     for adapter in pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all())) {
-        if !adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        if !adapter
+            .get_downlevel_capabilities()
+            .flags
+            .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+        {
             continue;
         }
-        let descriptor = wgpu::DeviceDescriptor { required_limits: wgpu::Limits::downlevel_defaults(), ..Default::default() };
+        let descriptor = wgpu::DeviceDescriptor {
+            required_limits: wgpu::Limits::downlevel_defaults(),
+            ..Default::default()
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a plain device");
         let report = Gpu::borrow(&device, &queue).probe().expect("the probe runs");
         assert!(is_missing(&report, "subgroup_size") && is_missing(&report, "native_ties"));

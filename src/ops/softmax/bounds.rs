@@ -99,7 +99,11 @@ pub fn bound(quantity: Quantity, dtype: DType, accuracy: Accuracy, value: f64, m
     let total = (in_f32 + rounding) * (1.0 + 1e-9);
     // Drivers may flush a subnormal f32 to zero, also one that should have rounded up to the smallest normal number.
     let smallest = DType::F32.min_normal();
-    if value.abs() < smallest * (1.0 + 4.0 * U) { total.max(value.abs()) } else { total }
+    if value.abs() < smallest * (1.0 + 4.0 * U) {
+        total.max(value.abs())
+    } else {
+        total
+    }
 }
 
 /// The largest error that [`check`] met, and where.
@@ -119,7 +123,11 @@ impl MaxError {
         MaxError {
             ulp: self.ulp.max(other.ulp),
             of_bound: self.of_bound.max(other.of_bound),
-            index: if other.of_bound > self.of_bound { other.index } else { self.index },
+            index: if other.of_bound > self.of_bound {
+                other.index
+            } else {
+                self.index
+            },
         }
     }
 }
@@ -139,7 +147,11 @@ pub struct Mismatch {
 
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "element {} is {:e}, should be {:e} +- {:e}", self.index, self.got, self.want, self.bound)
+        write!(
+            f,
+            "element {} is {:e}, should be {:e} +- {:e}",
+            self.index, self.got, self.want, self.bound
+        )
     }
 }
 
@@ -158,7 +170,12 @@ pub fn check<T: Element>(got: &[T], want: &[f64], bounds: &[f64]) -> Result<MaxE
         let index = got.len().min(want.len()).min(bounds.len());
         let at = |values: &[f64]| values.get(index).copied().unwrap_or(f64::NAN);
         let shown = got.get(index).map_or(f64::NAN, |v| f64::from(v.to_f32()));
-        return Err(Mismatch { index, got: shown, want: at(want), bound: at(bounds) });
+        return Err(Mismatch {
+            index,
+            got: shown,
+            want: at(want),
+            bound: at(bounds),
+        });
     }
     let mut worst = MaxError::default();
     for (index, ((&got, &want), &bound)) in got.iter().zip(want).zip(bounds).enumerate() {
@@ -172,13 +189,22 @@ pub fn check<T: Element>(got: &[T], want: &[f64], bounds: &[f64]) -> Result<MaxE
         } else {
             let error = (got - want).abs();
             if error > 0.0 {
-                worst = worst.merge(MaxError { ulp: error / dtype.ulp(want), of_bound: error / bound, index });
+                worst = worst.merge(MaxError {
+                    ulp: error / dtype.ulp(want),
+                    of_bound: error / bound,
+                    index,
+                });
             }
             // A bound that is not a number lets only equality pass.
             error == 0.0 || error <= bound
         };
         if !passes {
-            return Err(Mismatch { index, got, want, bound });
+            return Err(Mismatch {
+                index,
+                got,
+                want,
+                bound,
+            });
         }
     }
     Ok(worst)
@@ -194,7 +220,13 @@ mod tests {
         let nan = f64::NAN;
         let inf = f64::INFINITY;
         assert!(check(&[f32::NAN, f32::INFINITY, -0.0], &[nan, inf, 0.0], &[0.0; 3]).is_ok());
-        for (got, want) in [(1.0, nan), (f32::NAN, 1.0), (f32::INFINITY, -inf), (f32::MAX, inf), (f32::INFINITY, 1.0)] {
+        for (got, want) in [
+            (1.0, nan),
+            (f32::NAN, 1.0),
+            (f32::INFINITY, -inf),
+            (f32::MAX, inf),
+            (f32::INFINITY, 1.0),
+        ] {
             assert!(check(&[got], &[want], &[1.0]).is_err(), "{got} against {want}");
         }
         assert_eq!(check(&[1.0f32], &[1.0, 2.0], &[1.0, 1.0]).unwrap_err().index, 1);

@@ -144,7 +144,10 @@ impl Case {
         add(o.scale != 1.0, format!("scale {}", o.scale));
         add(o.causal.is_some(), format!("causal {}", o.causal.unwrap_or(0)));
         add(o.masked_rows == MaskedRows::Zero, "masked rows 0".into());
-        add(self.mask != MaskShape::None, format!("mask {:?}", self.mask).to_lowercase());
+        add(
+            self.mask != MaskShape::None,
+            format!("mask {:?}", self.mask).to_lowercase(),
+        );
         if let Some(strategy) = self.strategy {
             parts.push(strategy.name().into());
         }
@@ -169,17 +172,31 @@ impl Case {
         let mask_shape = match self.mask {
             MaskShape::None => None,
             MaskShape::Trailing => Some(self.shape[rank.saturating_sub(2)..].to_vec()),
-            MaskShape::Padding => {
-                Some(self.shape.iter().enumerate().map(|(d, &s)| if d == 0 || d + 1 == rank { s } else { 1 }).collect())
-            }
+            MaskShape::Padding => Some(
+                self.shape
+                    .iter()
+                    .enumerate()
+                    .map(|(d, &s)| if d == 0 || d + 1 == rank { s } else { 1 })
+                    .collect(),
+            ),
         };
         let mask = mask_shape.map(|shape| {
             let count = element_count(&shape).unwrap_or(0);
-            let pick = |r: &mut Random| if r.unit() < 0.25 { f64::NEG_INFINITY } else { r.unit() * 4.0 - 2.0 };
+            let pick = |r: &mut Random| {
+                if r.unit() < 0.25 {
+                    f64::NEG_INFINITY
+                } else {
+                    r.unit() * 4.0 - 2.0
+                }
+            };
             ((0..count).map(|_| T::from_f64(pick(&mut random))).collect(), shape)
         });
         let upstream = self.is_backward().then(|| {
-            let count = if self.kind().reduces() { count / len.max(1) } else { count };
+            let count = if self.kind().reduces() {
+                count / len.max(1)
+            } else {
+                count
+            };
             (0..count).map(|_| T::from_f64(random.normal())).collect()
         });
         Data { x, mask, upstream }
@@ -206,7 +223,9 @@ impl Case {
         let data = self.data::<T>();
         let y = self.compute(context, &data)?;
         let accuracy = self.accuracy(context)?;
-        Ok(self.judge(&data, &y, accuracy)?.map(|error| Outcome { error, accuracy }))
+        Ok(self
+            .judge(&data, &y, accuracy)?
+            .map(|error| Outcome { error, accuracy }))
     }
 
     /// Which promise the strategy that a context takes for this case makes.
@@ -217,18 +236,35 @@ impl Case {
         let axis = self.options.check(&self.shape)?;
         let rows = crate::rows::RowMap::contiguous(&self.shape, axis);
         let (strategy, _) = super::kernels::strategy_for(gpu, &rows, self.strategy, self.is_backward())?;
-        Ok(if strategy.rescales() { Accuracy::Relaxed } else { Accuracy::Standard })
+        Ok(if strategy.rescales() {
+            Accuracy::Relaxed
+        } else {
+            Accuracy::Standard
+        })
     }
 
     /// Holds results of the case to the oracle.
-    pub fn judge<T: Element>(&self, data: &Data<T>, y: &[T], accuracy: Accuracy) -> Result<Result<MaxError, super::bounds::Mismatch>> {
+    pub fn judge<T: Element>(
+        &self,
+        data: &Data<T>,
+        y: &[T],
+        accuracy: Accuracy,
+    ) -> Result<Result<MaxError, super::bounds::Mismatch>> {
         Ok(self.problem(data)?.expected().check(y, self.quantity, accuracy))
     }
 
     fn problem<'a, T: Element>(&'a self, data: &'a Data<T>) -> Result<Problem<'a, T>> {
-        let mask = data.mask.as_ref().map(|(values, shape)| Mask { values: values.as_slice(), shape: shape.as_slice() });
-        let input = SoftmaxInput { x: data.x.as_slice(), shape: &self.shape, mask };
-        Problem::new(self.kind(), &input, data.upstream.as_deref(), &self.options).map(|p| p.with_strategy(self.strategy))
+        let mask = data.mask.as_ref().map(|(values, shape)| Mask {
+            values: values.as_slice(),
+            shape: shape.as_slice(),
+        });
+        let input = SoftmaxInput {
+            x: data.x.as_slice(),
+            shape: &self.shape,
+            mask,
+        };
+        Problem::new(self.kind(), &input, data.upstream.as_deref(), &self.options)
+            .map(|p| p.with_strategy(self.strategy))
     }
 
     /// Computes the case and lets the context's cross-check judge it; the CPU path is judged likewise.
@@ -263,7 +299,10 @@ impl Case {
 
     fn record_as<T: Element>(&self, context: &Context) -> Result<Recording> {
         let Some(gpu) = context.gpu() else {
-            return Err(Error::Unsupported { what: "recording".into(), reason: "the CPU path has no device".into() });
+            return Err(Error::Unsupported {
+                what: "recording".into(),
+                reason: "the CPU path has no device".into(),
+            });
         };
         Ok(self.problem(&self.data::<T>())?.bind(gpu)?.bound.into_recording())
     }
@@ -279,7 +318,14 @@ impl Case {
 
     fn call_as<T: Element>(&self) -> Box<dyn FnMut() + Send> {
         let (case, data) = (self.clone(), self.data::<T>());
-        let mut y = vec![T::default(); if self.is_backward() || !self.kind().reduces() { data.x.len() } else { data.x.len() / self.row_len().max(1) }];
+        let mut y = vec![
+            T::default();
+            if self.is_backward() || !self.kind().reduces() {
+                data.x.len()
+            } else {
+                data.x.len() / self.row_len().max(1)
+            }
+        ];
         Box::new(move || {
             // The case was computed once before it is timed, so it is valid.
             if let Ok(problem) = case.problem(&data) {
@@ -299,7 +345,11 @@ impl Case {
         let count = element_count(&self.shape).unwrap_or(0) as u64;
         let rows = count / (self.row_len() as u64).max(1);
         let one = if self.kind().reduces() { rows } else { count };
-        let elements = if self.is_backward() { count + one + count } else { count + one };
+        let elements = if self.is_backward() {
+            count + one + count
+        } else {
+            count + one
+        };
         elements * self.dtype.size() as u64
     }
 }
@@ -354,7 +404,11 @@ fn value(fill: Fill, row: usize, j: usize, len: usize, random: &mut Random) -> f
         }
         Fill::Dominated => {
             let above = 10.0 + (row % 9) as f64 * 10.0;
-            if j == row * 7 % len.max(1) { above } else { ordinary * 0.3 }
+            if j == row * 7 % len.max(1) {
+                above
+            } else {
+                ordinary * 0.3
+            }
         }
         Fill::Masked if row % 4 == 3 || u < 0.33 => -inf,
         Fill::Masked => ordinary,
@@ -389,24 +443,52 @@ fn value(fill: Fill, row: usize, j: usize, len: usize, random: &mut Random) -> f
 /// software driver does in a moment.
 pub fn verify_cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let quantities = SoftmaxKind::ALL.into_iter().flat_map(|k| [Quantity::Forward(k), Quantity::Backward(k)]);
+    let quantities = SoftmaxKind::ALL
+        .into_iter()
+        .flat_map(|k| [Quantity::Forward(k), Quantity::Backward(k)]);
     for quantity in quantities {
         let kind = match quantity {
             Quantity::Forward(k) | Quantity::Backward(k) => k,
         };
-        let base = |dtype, shape: &[usize], fill| Case { quantity, fill, ..Case::new(kind, dtype, shape) };
+        let base = |dtype, shape: &[usize], fill| Case {
+            quantity,
+            fill,
+            ..Case::new(kind, dtype, shape)
+        };
         for dtype in DType::ALL {
             for fill in Fill::ALL {
                 cases.push(base(dtype, &[24, 61], fill));
             }
             cases.push(base(dtype, &[13, 1000], Fill::Spread));
             cases.push(base(dtype, &[3, 20_001], Fill::Ordinary));
-            let axis = SoftmaxOptions { axis: 1, ..Default::default() };
-            cases.push(Case { options: axis, ..base(dtype, &[3, 33, 7], Fill::Special) });
-            let attention = SoftmaxOptions { scale: 0.125, causal: Some(0), masked_rows: MaskedRows::Zero, ..Default::default() };
-            cases.push(Case { options: attention, mask: MaskShape::Padding, ..base(dtype, &[2, 3, 17, 17], Fill::Ordinary) });
-            let scaled = SoftmaxOptions { scale: 0.3, ..Default::default() };
-            cases.push(Case { options: scaled, mask: MaskShape::Trailing, ..base(dtype, &[4, 5, 100], Fill::Masked) });
+            let axis = SoftmaxOptions {
+                axis: 1,
+                ..Default::default()
+            };
+            cases.push(Case {
+                options: axis,
+                ..base(dtype, &[3, 33, 7], Fill::Special)
+            });
+            let attention = SoftmaxOptions {
+                scale: 0.125,
+                causal: Some(0),
+                masked_rows: MaskedRows::Zero,
+                ..Default::default()
+            };
+            cases.push(Case {
+                options: attention,
+                mask: MaskShape::Padding,
+                ..base(dtype, &[2, 3, 17, 17], Fill::Ordinary)
+            });
+            let scaled = SoftmaxOptions {
+                scale: 0.3,
+                ..Default::default()
+            };
+            cases.push(Case {
+                options: scaled,
+                mask: MaskShape::Trailing,
+                ..base(dtype, &[4, 5, 100], Fill::Masked)
+            });
         }
     }
     cases
@@ -414,8 +496,18 @@ pub fn verify_cases() -> Vec<Case> {
 
 /// The cases of `bench`.
 pub fn bench_cases(quick: bool) -> Vec<Case> {
-    let shapes: &[&[usize]] =
-        if quick { &[&[4096, 1024], &[65536, 64]] } else { &[&[4096, 1024], &[128, 131_072], &[65536, 64], &[1, 4_194_304], &[4096, 77], &[32768, 1024]] };
+    let shapes: &[&[usize]] = if quick {
+        &[&[4096, 1024], &[65536, 64]]
+    } else {
+        &[
+            &[4096, 1024],
+            &[128, 131_072],
+            &[65536, 64],
+            &[1, 4_194_304],
+            &[4096, 77],
+            &[32768, 1024],
+        ]
+    };
     let mut cases = Vec::new();
     for kind in SoftmaxKind::ALL {
         for shape in shapes {
@@ -427,7 +519,10 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         if !quick {
             cases.push(Case::new(SoftmaxKind::Softmax, DType::Bf16, shape));
             let backward = Case::new(SoftmaxKind::Softmax, DType::F32, shape);
-            cases.push(Case { quantity: Quantity::Backward(SoftmaxKind::Softmax), ..backward });
+            cases.push(Case {
+                quantity: Quantity::Backward(SoftmaxKind::Softmax),
+                ..backward
+            });
         }
     }
     cases

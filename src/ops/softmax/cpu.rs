@@ -80,7 +80,15 @@ pub fn backward<T: Element>(
     dx: &mut [T],
     dx_map: &RowMap,
 ) {
-    let job = Job::new(kind, x, x_map, mask, Some(Source::new(upstream, upstream_map)), options, queries);
+    let job = Job::new(
+        kind,
+        x,
+        x_map,
+        mask,
+        Some(Source::new(upstream, upstream_map)),
+        options,
+        queries,
+    );
     job.run(x_map, dx, dx_map);
 }
 
@@ -101,10 +109,18 @@ impl Starts {
     fn new(map: &RowMap) -> Starts {
         // Dimensions merge into one stride where each steps over the whole of those inside it.
         let mut dims = map.dims.iter().rev().filter(|d| d.size != 1);
-        let Some(last) = dims.next() else { return Starts::Uniform { offset: map.offset, stride: 0 } };
+        let Some(last) = dims.next() else {
+            return Starts::Uniform {
+                offset: map.offset,
+                stride: 0,
+            };
+        };
         let mut next = last.stride * last.size;
         if dims.all(|d| d.stride == std::mem::replace(&mut next, d.stride * d.size)) {
-            return Starts::Uniform { offset: map.offset, stride: last.stride };
+            return Starts::Uniform {
+                offset: map.offset,
+                stride: last.stride,
+            };
         }
         let mut table = vec![map.offset];
         for dim in &map.dims {
@@ -134,7 +150,11 @@ impl Starts {
 
 impl<'a, T: Element> Source<'a, T> {
     fn new(values: &'a [T], map: &RowMap) -> Self {
-        Source { values, starts: Starts::new(map), stride: map.len_stride }
+        Source {
+            values,
+            starts: Starts::new(map),
+            stride: map.len_stride,
+        }
     }
 
     /// Elements `from ..` of a row, widened.
@@ -196,7 +216,13 @@ struct Partial {
 }
 
 impl Partial {
-    const EMPTY: Partial = Partial { max: f32::NEG_INFINITY, ties: 0.0, others: 0.0, dot: 0.0, total: 0.0 };
+    const EMPTY: Partial = Partial {
+        max: f32::NEG_INFINITY,
+        ties: 0.0,
+        others: 0.0,
+        dot: 0.0,
+        total: 0.0,
+    };
 
     fn class(&self) -> RowClass {
         if self.others.is_nan() {
@@ -214,11 +240,19 @@ impl Partial {
     fn merge(self, other: Partial) -> Partial {
         let total = self.total + other.total;
         if self.others.is_nan() || other.others.is_nan() {
-            return Partial { others: f64::NAN, total, ..self };
+            return Partial {
+                others: f64::NAN,
+                total,
+                ..self
+            };
         }
         let max = self.max.max(other.max);
         if max == f32::INFINITY {
-            return Partial { max, total, ..Partial::EMPTY };
+            return Partial {
+                max,
+                total,
+                ..Partial::EMPTY
+            };
         }
         let (mut ties, mut others, mut dot) = (0.0, 0.0, 0.0);
         for part in [self, other] {
@@ -232,7 +266,13 @@ impl Partial {
                 dot += part.dot * weight;
             }
         }
-        Partial { max, ties, others, dot, total }
+        Partial {
+            max,
+            ties,
+            others,
+            dot,
+            total,
+        }
     }
 
     fn sum(&self) -> f64 {
@@ -303,14 +343,21 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// What hidden entries hold.
     fn hidden(&self) -> f32 {
-        if self.kind == SoftmaxKind::LogSoftmax && self.upstream.is_none() { f32::NEG_INFINITY } else { 0.0 }
+        if self.kind == SoftmaxKind::LogSoftmax && self.upstream.is_none() {
+            f32::NEG_INFINITY
+        } else {
+            0.0
+        }
     }
 
     fn run(&self, x_map: &RowMap, y: &mut [T], y_map: &RowMap) {
         if self.rows == 0 || self.width() == 0 {
             return;
         }
-        assert!(y_map.rows() == self.rows && y_map.len == self.width(), "the output has the rows of the input");
+        assert!(
+            y_map.rows() == self.rows && y_map.len == self.width(),
+            "the output has the rows of the input"
+        );
         let count = self.rows * self.width();
         match inner_size(y_map) {
             Some(inner) => {
@@ -387,7 +434,12 @@ impl<'a, T: Element> Job<'a, T> {
         let visible = self.options.visible(row, self.queries, self.len);
         let softmax = self.kind == SoftmaxKind::Softmax && self.upstream.is_none();
         if visible <= CHUNK {
-            let Scratch { z, g, out: buffer, second } = scratch;
+            let Scratch {
+                z,
+                g,
+                out: buffer,
+                second,
+            } = scratch;
             let z = self.row_z(row, 0, visible, z, second);
             let g = self.row_g(row, 0, visible, g);
             if softmax && self.len > 0 {
@@ -429,17 +481,24 @@ impl<'a, T: Element> Job<'a, T> {
         let stored = if softmax { as_f32_mut(&mut out[..visible]) } else { None };
         let in_place = stored.is_some();
         let partials: Vec<Partial> = match stored {
-            Some(direct) => parallel::map_chunks(split, scratch, direct, CHUNK, |chunk, piece, scratch: &mut Scratch| {
-                let z = self.row_z(row, chunk * CHUNK, piece.len(), &mut scratch.z, &mut scratch.second);
-                self.reduce(&z, &[], Some(piece))
-            }),
-            None => parallel::map(split, scratch, visible.div_ceil(CHUNK), |chunk, scratch: &mut Scratch| {
-                let from = chunk * CHUNK;
-                let count = CHUNK.min(visible - from);
-                let z = self.row_z(row, from, count, &mut scratch.z, &mut scratch.second);
-                let g = self.row_g(row, from, count, &mut scratch.g);
-                self.reduce(&z, &g, None)
-            }),
+            Some(direct) => {
+                parallel::map_chunks(split, scratch, direct, CHUNK, |chunk, piece, scratch: &mut Scratch| {
+                    let z = self.row_z(row, chunk * CHUNK, piece.len(), &mut scratch.z, &mut scratch.second);
+                    self.reduce(&z, &[], Some(piece))
+                })
+            }
+            None => parallel::map(
+                split,
+                scratch,
+                visible.div_ceil(CHUNK),
+                |chunk, scratch: &mut Scratch| {
+                    let from = chunk * CHUNK;
+                    let count = CHUNK.min(visible - from);
+                    let z = self.row_z(row, from, count, &mut scratch.z, &mut scratch.second);
+                    let g = self.row_g(row, from, count, &mut scratch.g);
+                    self.reduce(&z, &g, None)
+                },
+            ),
         };
         let stats = partials.iter().fold(Partial::EMPTY, |all, &part| all.merge(part));
         if self.reduces() {
@@ -451,25 +510,43 @@ impl<'a, T: Element> Job<'a, T> {
             return;
         }
         let finish = self.finish(row, &stats);
-        parallel::map_chunks(split, scratch, &mut out[..visible], CHUNK, |chunk, piece, scratch: &mut Scratch| {
-            let weight = (f64::from(partials[chunk].max) - finish.max).exp();
-            match as_f32_mut(piece) {
-                // A chunk of nothing but -inf holds no exponentials.
-                Some(direct) if in_place && weight == 0.0 => direct.fill(0.0),
-                Some(direct) if in_place => kernels::scale(direct, weight * finish.factor),
-                _ => {
-                    let Scratch { z, g, out: buffer, second } = scratch;
-                    let z = self.row_z(row, chunk * CHUNK, piece.len(), z, second);
-                    let g = self.row_g(row, chunk * CHUNK, piece.len(), g);
-                    write(piece, buffer, |out| self.write_row(&z, &g, &finish, out));
+        parallel::map_chunks(
+            split,
+            scratch,
+            &mut out[..visible],
+            CHUNK,
+            |chunk, piece, scratch: &mut Scratch| {
+                let weight = (f64::from(partials[chunk].max) - finish.max).exp();
+                match as_f32_mut(piece) {
+                    // A chunk of nothing but -inf holds no exponentials.
+                    Some(direct) if in_place && weight == 0.0 => direct.fill(0.0),
+                    Some(direct) if in_place => kernels::scale(direct, weight * finish.factor),
+                    _ => {
+                        let Scratch {
+                            z,
+                            g,
+                            out: buffer,
+                            second,
+                        } = scratch;
+                        let z = self.row_z(row, chunk * CHUNK, piece.len(), z, second);
+                        let g = self.row_g(row, chunk * CHUNK, piece.len(), g);
+                        write(piece, buffer, |out| self.write_row(&z, &g, &finish, out));
+                    }
                 }
-            }
-        });
+            },
+        );
         fill(&mut out[visible..], self.hidden());
     }
 
     /// Entries of a row as they enter the exponential; the input itself where nothing is to be done.
-    fn row_z<'b>(&'b self, row: usize, from: usize, count: usize, buffer: &'b mut Vec<f32>, second: &mut Vec<f32>) -> Cow<'b, [f32]> {
+    fn row_z<'b>(
+        &'b self,
+        row: usize,
+        from: usize,
+        count: usize,
+        buffer: &'b mut Vec<f32>,
+        second: &mut Vec<f32>,
+    ) -> Cow<'b, [f32]> {
         if count == 0 {
             // Such a row may begin beyond the end of an empty slice.
             return Cow::Borrowed(&[]);
@@ -517,21 +594,50 @@ impl<'a, T: Element> Job<'a, T> {
         if !max.is_finite() {
             let others = if z.iter().any(|v| v.is_nan()) { f64::NAN } else { 0.0 };
             // In a longer row, what goes with -inf takes part with weight 0.
-            let [_, dot, total] = if g.is_empty() { [0.0; 3] } else { kernels::exp_dot(z, g, 0.0) };
-            return Partial { max, others, dot, total, ..Partial::EMPTY };
+            let [_, dot, total] = if g.is_empty() {
+                [0.0; 3]
+            } else {
+                kernels::exp_dot(z, g, 0.0)
+            };
+            return Partial {
+                max,
+                others,
+                dot,
+                total,
+                ..Partial::EMPTY
+            };
         }
         if let Some(out) = store {
-            return Partial { max, others: kernels::exp_store(z, max, out), ..Partial::EMPTY };
+            return Partial {
+                max,
+                others: kernels::exp_store(z, max, out),
+                ..Partial::EMPTY
+            };
         }
         if !g.is_empty() {
             let [others, dot, total] = kernels::exp_dot(z, g, max);
-            return Partial { max, others, dot, total, ..Partial::EMPTY };
+            return Partial {
+                max,
+                others,
+                dot,
+                total,
+                ..Partial::EMPTY
+            };
         }
         if self.kind == SoftmaxKind::Softmax || self.upstream.is_some() {
-            return Partial { max, others: kernels::exp_sum(z, max), ..Partial::EMPTY };
+            return Partial {
+                max,
+                others: kernels::exp_sum(z, max),
+                ..Partial::EMPTY
+            };
         }
         let (ties, others) = kernels::ties_and_others(z, max);
-        Partial { max, ties, others, ..Partial::EMPTY }
+        Partial {
+            max,
+            ties,
+            others,
+            ..Partial::EMPTY
+        }
     }
 
     fn finish(&self, row: usize, stats: &Partial) -> Finish {
@@ -545,7 +651,11 @@ impl<'a, T: Element> Job<'a, T> {
                 f64::from(self.options.scale) * f64::from(upstream.values[upstream.starts.of(row)].to_f32())
             }
         };
-        Finish { max: f64::from(stats.max), factor, constant }
+        Finish {
+            max: f64::from(stats.max),
+            factor,
+            constant,
+        }
     }
 
     /// Results of a part of an ordinary row.
@@ -556,7 +666,9 @@ impl<'a, T: Element> Job<'a, T> {
             (None, SoftmaxKind::LogSoftmax) => kernels::log_softmax(z, max, constant, out),
             (None, _) => kernels::softmax(z, max, factor, out),
             (Some(_), SoftmaxKind::Softmax) => kernels::softmax_gradient(z, g, max, factor, constant, scale, out),
-            (Some(_), SoftmaxKind::LogSoftmax) => kernels::log_softmax_gradient(z, g, max, factor, constant, scale, out),
+            (Some(_), SoftmaxKind::LogSoftmax) => {
+                kernels::log_softmax_gradient(z, g, max, factor, constant, scale, out)
+            }
             (Some(_), SoftmaxKind::LogSumExp) => kernels::logsumexp_gradient(z, max, factor, constant, out),
         }
     }
@@ -595,33 +707,55 @@ impl<'a, T: Element> Job<'a, T> {
         let mask_consecutive = self.mask.as_ref().is_some_and(|m| m.starts.consecutive(row, columns));
         let g = self.upstream.as_ref().filter(|_| !self.kind.reduces());
         let g_consecutive = g.is_some_and(|g| g.starts.consecutive(row, columns));
-        let segments = parallel::map(true, &mut Scratch::default(), self.len.div_ceil(segment), |index, scratch: &mut Scratch| {
-            let mut all = vec![Partial::EMPTY; columns];
-            let end = self.len.min((index + 1) * segment);
-            for first in (index * segment..end).step_by(TILE_ROWS) {
-                let rows = TILE_ROWS.min(end - first);
-                let Scratch { z: tile, g: g_tile, second, .. } = &mut *scratch;
-                let tile = sized(tile, rows * TILE_COLUMNS);
-                for (j, line) in tile.chunks_mut(TILE_COLUMNS).enumerate() {
-                    line[columns..].fill(f32::NEG_INFINITY);
-                    self.column_z(row, x_consecutive, mask_consecutive, first + j, &mut line[..columns], second);
-                }
-                let g_tile = if g.is_some() { sized(g_tile, rows * TILE_COLUMNS) } else { &mut [] };
-                if let Some(g) = g {
-                    for (j, line) in g_tile.chunks_mut(TILE_COLUMNS).enumerate() {
-                        line[columns..].fill(0.0);
-                        g.load_column(row, g_consecutive, first + j, &mut line[..columns]);
+        let segments = parallel::map(
+            true,
+            &mut Scratch::default(),
+            self.len.div_ceil(segment),
+            |index, scratch: &mut Scratch| {
+                let mut all = vec![Partial::EMPTY; columns];
+                let end = self.len.min((index + 1) * segment);
+                for first in (index * segment..end).step_by(TILE_ROWS) {
+                    let rows = TILE_ROWS.min(end - first);
+                    let Scratch {
+                        z: tile,
+                        g: g_tile,
+                        second,
+                        ..
+                    } = &mut *scratch;
+                    let tile = sized(tile, rows * TILE_COLUMNS);
+                    for (j, line) in tile.chunks_mut(TILE_COLUMNS).enumerate() {
+                        line[columns..].fill(f32::NEG_INFINITY);
+                        self.column_z(
+                            row,
+                            x_consecutive,
+                            mask_consecutive,
+                            first + j,
+                            &mut line[..columns],
+                            second,
+                        );
+                    }
+                    let g_tile = if g.is_some() {
+                        sized(g_tile, rows * TILE_COLUMNS)
+                    } else {
+                        &mut []
+                    };
+                    if let Some(g) = g {
+                        for (j, line) in g_tile.chunks_mut(TILE_COLUMNS).enumerate() {
+                            line[columns..].fill(0.0);
+                            g.load_column(row, g_consecutive, first + j, &mut line[..columns]);
+                        }
+                    }
+                    for (group, into) in all.chunks_mut(LANES).enumerate() {
+                        let parts =
+                            self.reduce_group(&tile[group * LANES..], g_tile.get(group * LANES..).unwrap_or(&[]));
+                        for (all, part) in into.iter_mut().zip(parts) {
+                            *all = all.merge(part);
+                        }
                     }
                 }
-                for (group, into) in all.chunks_mut(LANES).enumerate() {
-                    let parts = self.reduce_group(&tile[group * LANES..], g_tile.get(group * LANES..).unwrap_or(&[]));
-                    for (all, part) in into.iter_mut().zip(parts) {
-                        *all = all.merge(part);
-                    }
-                }
-            }
-            all
-        });
+                all
+            },
+        );
         let mut segments = segments.into_iter();
         let mut all = segments.next().unwrap_or_else(|| vec![Partial::EMPTY; columns]);
         for segment in segments {
@@ -645,17 +779,35 @@ impl<'a, T: Element> Job<'a, T> {
             [[0.0; LANES], others, dot, total]
         };
         std::array::from_fn(|i| {
-            let mut part = Partial { max: max[i], ties: ties[i], others: others[i], dot: dot[i], total: total[i] };
+            let mut part = Partial {
+                max: max[i],
+                ties: ties[i],
+                others: others[i],
+                dot: dot[i],
+                total: total[i],
+            };
             if !part.max.is_finite() {
                 let nan = tile.iter().skip(i).step_by(TILE_COLUMNS).any(|v| v.is_nan());
-                part = Partial { ties: 0.0, others: if nan { f64::NAN } else { 0.0 }, ..part };
+                part = Partial {
+                    ties: 0.0,
+                    others: if nan { f64::NAN } else { 0.0 },
+                    ..part
+                };
             }
             part
         })
     }
 
     /// Element `j` of the rows `row ..` as it enters the exponential.
-    fn column_z(&self, row: usize, x_consecutive: bool, mask_consecutive: bool, j: usize, out: &mut [f32], second: &mut Vec<f32>) {
+    fn column_z(
+        &self,
+        row: usize,
+        x_consecutive: bool,
+        mask_consecutive: bool,
+        j: usize,
+        out: &mut [f32],
+        second: &mut Vec<f32>,
+    ) {
         self.x.load_column(row, x_consecutive, j, out);
         if self.options.scale != 1.0 {
             kernels::scale_f32(out, self.options.scale);
@@ -687,12 +839,19 @@ impl<'a, T: Element> Job<'a, T> {
             parallel::map(true, &mut Scratch::default(), blocks.len(), |block, _: &mut Scratch| {
                 let (row, columns) = blocks[block];
                 let stats = self.column_statistics(row, columns);
-                let finish = stats.iter().enumerate().map(|(i, stats)| self.finish(row + i, stats)).collect();
+                let finish = stats
+                    .iter()
+                    .enumerate()
+                    .map(|(i, stats)| self.finish(row + i, stats))
+                    .collect();
                 (finish, stats.iter().map(Partial::class).collect())
             });
         // One array for each quantity, as the kernels want them.
-        let (mut max, mut factor, mut constant) =
-            (Vec::with_capacity(self.rows), Vec::with_capacity(self.rows), Vec::with_capacity(self.rows));
+        let (mut max, mut factor, mut constant) = (
+            Vec::with_capacity(self.rows),
+            Vec::with_capacity(self.rows),
+            Vec::with_capacity(self.rows),
+        );
         let mut exceptional = Vec::new();
         for (finish, class) in finishes.iter().flat_map(|(f, c)| f.iter().zip(c)) {
             if *class != RowClass::Ordinary {
@@ -706,7 +865,12 @@ impl<'a, T: Element> Job<'a, T> {
         let pieces: Vec<(usize, usize, &mut [T])> = y
             .chunks_mut(self.len * inner)
             .enumerate()
-            .flat_map(|(o, block)| block.chunks_mut(lines * inner).enumerate().map(move |(i, piece)| (o * inner, i * lines, piece)))
+            .flat_map(|(o, block)| {
+                block
+                    .chunks_mut(lines * inner)
+                    .enumerate()
+                    .map(move |(i, piece)| (o * inner, i * lines, piece))
+            })
             .collect();
         parallel::consume(pieces, |(first_row, first, piece), scratch: &mut Scratch| {
             for (row, columns) in column_blocks(1, inner, 16 * TILE_COLUMNS) {
@@ -718,26 +882,41 @@ impl<'a, T: Element> Job<'a, T> {
                 let (max, factor, constant) = (&max[of(&max)], &factor[of(&factor)], &constant[of(&constant)]);
                 let x_consecutive = self.x.starts.consecutive(row, columns);
                 let mask_consecutive = self.mask.as_ref().is_some_and(|m| m.starts.consecutive(row, columns));
-                let g_consecutive = self.upstream.as_ref().is_some_and(|g| g.starts.consecutive(row, columns));
+                let g_consecutive = self
+                    .upstream
+                    .as_ref()
+                    .is_some_and(|g| g.starts.consecutive(row, columns));
                 for (j, line) in piece.chunks_mut(inner).enumerate() {
-                    let Scratch { z, g, out: buffer, second } = &mut *scratch;
+                    let Scratch {
+                        z,
+                        g,
+                        out: buffer,
+                        second,
+                    } = &mut *scratch;
                     let (z, g) = (sized(z, columns), sized(g, columns));
                     self.column_z(row, x_consecutive, mask_consecutive, first + j, z, second);
                     match &self.upstream {
-                        Some(upstream) if !self.kind.reduces() => upstream.load_column(row, g_consecutive, first + j, g),
+                        Some(upstream) if !self.kind.reduces() => {
+                            upstream.load_column(row, g_consecutive, first + j, g)
+                        }
                         // Not used for the sum, but must be finite.
                         _ => g.fill(0.0),
                     }
                     let scale = f64::from(self.options.scale);
-                    write(&mut line[column..column + columns], buffer, |out| match (&self.upstream, self.kind) {
-                        (None, SoftmaxKind::LogSoftmax) => kernels::columns_log_softmax(z, max, constant, out),
-                        (None, _) => kernels::columns_softmax(z, max, factor, out),
-                        (Some(_), kind) => kernels::columns_gradient(z, g, max, factor, constant, kind, scale, out),
+                    write(&mut line[column..column + columns], buffer, |out| {
+                        match (&self.upstream, self.kind) {
+                            (None, SoftmaxKind::LogSoftmax) => kernels::columns_log_softmax(z, max, constant, out),
+                            (None, _) => kernels::columns_softmax(z, max, factor, out),
+                            (Some(_), kind) => kernels::columns_gradient(z, g, max, factor, constant, kind, scale, out),
+                        }
                     });
                 }
             }
             let from = exceptional.partition_point(|&(row, _)| row < first_row);
-            for &(row, value) in exceptional[from..].iter().take_while(|&&(row, _)| row < first_row + inner) {
+            for &(row, value) in exceptional[from..]
+                .iter()
+                .take_while(|&&(row, _)| row < first_row + inner)
+            {
                 for line in piece.chunks_mut(inner) {
                     line[row - first_row] = T::from_f32(value);
                 }
@@ -749,7 +928,11 @@ impl<'a, T: Element> Job<'a, T> {
 /// Blocks of at most `size` columns that stay within their outer index, as (first row, columns).
 fn column_blocks(outer: usize, inner: usize, size: usize) -> Vec<(usize, usize)> {
     (0..outer)
-        .flat_map(|o| (0..inner).step_by(size).map(move |c| (o * inner + c, size.min(inner - c))))
+        .flat_map(|o| {
+            (0..inner)
+                .step_by(size)
+                .map(move |c| (o * inner + c, size.min(inner - c)))
+        })
         .collect()
 }
 
@@ -825,8 +1008,14 @@ mod parallel {
         rayon::current_num_threads()
     }
 
-    pub(super) fn for_each_chunk<T: Send, S: Default>(data: &mut [T], size: usize, work: impl Fn(usize, &mut [T], &mut S) + Sync) {
-        data.par_chunks_mut(size).enumerate().for_each_init(S::default, |scratch, (index, chunk)| work(index, chunk, scratch));
+    pub(super) fn for_each_chunk<T: Send, S: Default>(
+        data: &mut [T],
+        size: usize,
+        work: impl Fn(usize, &mut [T], &mut S) + Sync,
+    ) {
+        data.par_chunks_mut(size)
+            .enumerate()
+            .for_each_init(S::default, |scratch, (index, chunk)| work(index, chunk, scratch));
     }
 
     /// With `split` over threads, else in this one with `own` scratch.
@@ -838,20 +1027,37 @@ mod parallel {
         work: impl Fn(usize, &mut [T], &mut S) -> R + Sync,
     ) -> Vec<R> {
         if !split {
-            return data.chunks_mut(size).enumerate().map(|(index, chunk)| work(index, chunk, own)).collect();
+            return data
+                .chunks_mut(size)
+                .enumerate()
+                .map(|(index, chunk)| work(index, chunk, own))
+                .collect();
         }
-        data.par_chunks_mut(size).enumerate().map_init(S::default, |scratch, (index, chunk)| work(index, chunk, scratch)).collect()
+        data.par_chunks_mut(size)
+            .enumerate()
+            .map_init(S::default, |scratch, (index, chunk)| work(index, chunk, scratch))
+            .collect()
     }
 
-    pub(super) fn map<R: Send, S: Default>(split: bool, own: &mut S, count: usize, work: impl Fn(usize, &mut S) -> R + Sync) -> Vec<R> {
+    pub(super) fn map<R: Send, S: Default>(
+        split: bool,
+        own: &mut S,
+        count: usize,
+        work: impl Fn(usize, &mut S) -> R + Sync,
+    ) -> Vec<R> {
         if !split || count < 2 {
             return (0..count).map(|index| work(index, own)).collect();
         }
-        (0..count).into_par_iter().map_init(S::default, |scratch, index| work(index, scratch)).collect()
+        (0..count)
+            .into_par_iter()
+            .map_init(S::default, |scratch, index| work(index, scratch))
+            .collect()
     }
 
     pub(super) fn consume<I: Send, S: Default>(items: Vec<I>, work: impl Fn(I, &mut S) + Sync) {
-        items.into_par_iter().for_each_init(S::default, |scratch, item| work(item, scratch));
+        items
+            .into_par_iter()
+            .for_each_init(S::default, |scratch, item| work(item, scratch));
     }
 }
 
@@ -864,7 +1070,9 @@ mod parallel {
 
     pub(super) fn for_each_chunk<T, S: Default>(data: &mut [T], size: usize, work: impl Fn(usize, &mut [T], &mut S)) {
         let mut scratch = S::default();
-        data.chunks_mut(size).enumerate().for_each(|(index, chunk)| work(index, chunk, &mut scratch));
+        data.chunks_mut(size)
+            .enumerate()
+            .for_each(|(index, chunk)| work(index, chunk, &mut scratch));
     }
 
     pub(super) fn map_chunks<T, R, S: Default>(
@@ -874,10 +1082,18 @@ mod parallel {
         size: usize,
         work: impl Fn(usize, &mut [T], &mut S) -> R,
     ) -> Vec<R> {
-        data.chunks_mut(size).enumerate().map(|(index, chunk)| work(index, chunk, own)).collect()
+        data.chunks_mut(size)
+            .enumerate()
+            .map(|(index, chunk)| work(index, chunk, own))
+            .collect()
     }
 
-    pub(super) fn map<R, S: Default>(_split: bool, own: &mut S, count: usize, work: impl Fn(usize, &mut S) -> R) -> Vec<R> {
+    pub(super) fn map<R, S: Default>(
+        _split: bool,
+        own: &mut S,
+        count: usize,
+        work: impl Fn(usize, &mut S) -> R,
+    ) -> Vec<R> {
         (0..count).map(|index| work(index, own)).collect()
     }
 

@@ -87,7 +87,11 @@ impl Strategy {
     /// Whether it can serve rows of `len` elements with this stride, forward or backward.
     pub fn serves(self, capabilities: &Capabilities, len: usize, len_stride: usize, backward: bool) -> bool {
         let fits = self.max_len(capabilities).is_none_or(|max| len <= max);
-        let strided_ok = len_stride == 1 || matches!(self, Strategy::Columns | Strategy::Split | Strategy::Subgroup | Strategy::Short);
+        let strided_ok = len_stride == 1
+            || matches!(
+                self,
+                Strategy::Columns | Strategy::Split | Strategy::Subgroup | Strategy::Short
+            );
         fits && strided_ok && !(backward && self == Strategy::Online)
     }
 
@@ -107,7 +111,11 @@ impl Strategy {
         if capabilities.software {
             // A barrier costs more than a read that the cache serves.
             let longest = if capabilities.subgroup > 1 { 131_072 } else { 32_768 };
-            return if len <= longest { Strategy::Subgroup } else { Strategy::Split };
+            return if len <= longest {
+                Strategy::Subgroup
+            } else {
+                Strategy::Split
+            };
         }
         match len {
             0..=1024 => Strategy::OnChip,
@@ -202,13 +210,25 @@ impl Variant {
             ("KEEP", unsigned(self.keep)),
             ("LANES", unsigned(self.lanes)),
             // Workgroup memory is taken only where some step of the tree leaves the subgroup.
-            ("EXCHANGE", unsigned(if self.subgroups && self.team <= self.lanes { 1 } else { self.workgroup })),
+            (
+                "EXCHANGE",
+                unsigned(if self.subgroups && self.team <= self.lanes {
+                    1
+                } else {
+                    self.workgroup
+                }),
+            ),
             ("KIND", unsigned(self.kind as u32)),
             ("BACKWARD", boolean(self.backward)),
             ("MASKED_ZERO", boolean(self.masked_zero)),
             ("SCALED", boolean(self.scaled)),
         ];
-        let access = |name, quad, written| TensorAccess { name, dtype: self.dtype, quad, written };
+        let access = |name, quad, written| TensorAccess {
+            name,
+            dtype: self.dtype,
+            quad,
+            written,
+        };
         let mut tensors = vec![access("x", self.quads[0], false), access("y", self.quads[1], true)];
         if self.mask {
             tensors.push(access("mask", self.quads[2], false));
@@ -217,7 +237,11 @@ impl Variant {
             tensors.push(access("upstream", self.quads[3], false));
         }
         let fragments = [
-            if self.subgroups { lib::EXCHANGE_SUBGROUP } else { lib::EXCHANGE_WORKGROUP },
+            if self.subgroups {
+                lib::EXCHANGE_SUBGROUP
+            } else {
+                lib::EXCHANGE_WORKGROUP
+            },
             lib::BITS,
             lib::ERROR_FREE,
             lib::REDUCE,
@@ -264,7 +288,10 @@ pub(crate) fn strategy_for(gpu: &Gpu, x: &RowMap, forced: Option<Strategy>, back
     if !strategy.serves(capabilities, x.len, stride, backward) {
         return Err(Error::Unsupported {
             what: format!("strategy {strategy}"),
-            reason: format!("not for rows of {} elements with stride {stride}, backward: {backward}", x.len),
+            reason: format!(
+                "not for rows of {} elements with stride {stride}, backward: {backward}",
+                x.len
+            ),
         });
     }
     let bytes = if strategy == Strategy::Split {
@@ -281,22 +308,37 @@ fn chunk_len(capabilities: &Capabilities, x: &RowMap) -> Result<usize> {
     let bytes = x.len_stride.max(1) as u64 * 4;
     let fitting = (capabilities.max_binding / 2 / bytes) as usize / 4 * 4;
     if fitting < 4 {
-        return Err(Error::Limit { what: "bytes between four elements of a row in one storage binding", need: bytes * 8, have: capabilities.max_binding });
+        return Err(Error::Limit {
+            what: "bytes between four elements of a row in one storage binding",
+            need: bytes * 8,
+            have: capabilities.max_binding,
+        });
     }
     Ok(fitting.min(CHUNK))
 }
 
 fn aligned(view: &BufferView, map: &RowMap) -> bool {
     let quads = |n: usize| n % 4 == 0;
-    map.len_stride == 1 && quads(map.len) && quads(view.offset) && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
+    map.len_stride == 1
+        && quads(map.len)
+        && quads(view.offset)
+        && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
 }
 
 /// The same rows cut into chunks: one more row dimension, innermost.
 fn chunked(map: &RowMap, chunk: usize, chunks: usize) -> RowMap {
     let mut dims = map.dims.clone();
-    dims.push(RowDim { size: chunks, stride: if map.len == 1 { 0 } else { chunk * map.len_stride } });
+    dims.push(RowDim {
+        size: chunks,
+        stride: if map.len == 1 { 0 } else { chunk * map.len_stride },
+    });
     let len = if map.len == 1 { 1 } else { chunk.min(map.len) };
-    RowMap { offset: map.offset, dims, len, len_stride: map.len_stride }
+    RowMap {
+        offset: map.offset,
+        dims,
+        len,
+        len_stride: map.len_stride,
+    }
 }
 
 /// Plans, builds and binds all dispatches of a call.
@@ -310,19 +352,28 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         map.len_stride = 0;
         map
     };
-    let y = if reduces && !call.backward { one_a_row(call.y) } else { call.y.rows(axis) };
+    let y = if reduces && !call.backward {
+        one_a_row(call.y)
+    } else {
+        call.y.rows(axis)
+    };
     let upstream = call.upstream.map(|u| if reduces { one_a_row(u) } else { u.rows(axis) });
     let rows = x.rows();
     let writes_nothing = rows == 0 || (x.len == 0 && (call.backward || !reduces));
     if writes_nothing {
-        return Ok(Recording { label, steps: Vec::new() });
+        return Ok(Recording {
+            label,
+            steps: Vec::new(),
+        });
     }
     let (strategy, workspace_bytes) = strategy_for(gpu, &x, call.strategy, call.backward)?;
     let capabilities = gpu.capabilities();
 
     let in_place = call.x.same_as(call.y);
-    let readers: Vec<&BufferView> =
-        [Some(call.x), call.mask.as_ref().map(|m| m.0), call.upstream].into_iter().flatten().collect();
+    let readers: Vec<&BufferView> = [Some(call.x), call.mask.as_ref().map(|m| m.0), call.upstream]
+        .into_iter()
+        .flatten()
+        .collect();
     let shared = readers.iter().any(|r| r.buffer == call.y.buffer);
     let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| aligned(v, m));
     let quads = [
@@ -355,7 +406,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         _ => 128.max(team),
     };
     if workgroup > capabilities.max_invocations {
-        return Err(Error::Limit { what: "invocations a workgroup", need: workgroup.into(), have: capabilities.max_invocations.into() });
+        return Err(Error::Limit {
+            what: "invocations a workgroup",
+            need: workgroup.into(),
+            have: capabilities.max_invocations.into(),
+        });
     }
     let subgroups = capabilities.subgroup > 1 && team > 1;
     let variant = Variant {
@@ -385,7 +440,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         elements: if capabilities.software { 1 << 23 } else { 1 << 28 },
         rows: (u64::from(capabilities.max_workgroups).pow(2) * teams).min(1 << 30),
     };
-    let queries = if call.options.causal.is_some() { call.x.shape[axis - 1] } else { 0 };
+    let queries = if call.options.causal.is_some() {
+        call.x.shape[axis - 1]
+    } else {
+        0
+    };
     let common = Params {
         steps: [
             x.len_stride as u32,
@@ -395,7 +454,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         ],
         len: x.len as u32,
         queries: queries as u32,
-        diagonal: call.options.causal.unwrap_or(0).clamp(i64::from(i32::MIN) / 4, i64::from(i32::MAX) / 4) as i32,
+        diagonal: call
+            .options
+            .causal
+            .unwrap_or(0)
+            .clamp(i64::from(i32::MIN) / 4, i64::from(i32::MAX) / 4) as i32,
         scale: call.options.scale,
         ..Params::default()
     };
@@ -408,12 +471,27 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     .into_iter()
     .flatten()
     .collect();
-    let mut binder = Binder { gpu, label, teams, max_workgroups: capabilities.max_workgroups, dispatches: Vec::new(), workspace: None };
+    let mut binder = Binder {
+        gpu,
+        label,
+        teams,
+        max_workgroups: capabilities.max_workgroups,
+        dispatches: Vec::new(),
+        workspace: None,
+    };
 
     if strategy != Strategy::Split {
         let kernel = gpu.kernel(label, &source, "main")?;
         for window in plan(&views, &budget, false)? {
-            binder.add(&kernel, &views, &window, Params { first_row: window.first_row as u32, ..common })?;
+            binder.add(
+                &kernel,
+                &views,
+                &window,
+                Params {
+                    first_row: window.first_row as u32,
+                    ..common
+                },
+            )?;
         }
         return binder.finish();
     }
@@ -430,34 +508,69 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         }
     };
     if workspace_bytes - stats_bytes > capabilities.max_binding {
-        return Err(Error::Limit { what: "bytes of workspace in one storage binding", need: workspace_bytes - stats_bytes, have: capabilities.max_binding });
+        return Err(Error::Limit {
+            what: "bytes of workspace in one storage binding",
+            need: workspace_bytes - stats_bytes,
+            have: capabilities.max_binding,
+        });
     }
     binder.workspace = Some((buffer.clone(), offset, stats_bytes, workspace_bytes - stats_bytes));
-    let common = Params { chunks: chunks as u32, chunk_len: chunk as u32, ..common };
-    let chunk_views: Vec<(&BufferView, RowMap, Role)> =
-        views.iter().map(|(v, m, role)| (*v, chunked(m, chunk, chunks), *role)).collect();
+    let common = Params {
+        chunks: chunks as u32,
+        chunk_len: chunk as u32,
+        ..common
+    };
+    let chunk_views: Vec<(&BufferView, RowMap, Role)> = views
+        .iter()
+        .map(|(v, m, role)| (*v, chunked(m, chunk, chunks), *role))
+        .collect();
     let chunk_params = |window: &Window| Params {
         first_row: (window.first_row / chunks) as u32,
         first_chunk: (window.first_row % chunks) as u32,
         ..common
     };
-    let readers: Vec<_> = chunk_views.iter().filter(|(_, _, role)| *role != Role::Y).cloned().collect();
+    let readers: Vec<_> = chunk_views
+        .iter()
+        .filter(|(_, _, role)| *role != Role::Y)
+        .cloned()
+        .collect();
     let reduce = gpu.kernel(label, &source, "reduce_chunks")?;
     for window in plan(&readers, &budget, true)? {
         binder.add(&reduce, &readers, &window, chunk_params(&window))?;
     }
     let merge = gpu.kernel(label, &source, "merge_chunks")?;
-    let results: Vec<_> = views.iter().filter(|(_, _, role)| *role == Role::Y && reduces && !call.backward).cloned().collect();
+    let results: Vec<_> = views
+        .iter()
+        .filter(|(_, _, role)| *role == Role::Y && reduces && !call.backward)
+        .cloned()
+        .collect();
     if results.is_empty() {
         let writes = plan(&chunk_views, &budget, true)?;
         // Only the workspace is touched, so rows need no windows; y is bound since the shader names it for logsumexp.
-        let named: Vec<_> = chunk_views.iter().filter(|(_, _, role)| *role == Role::Y).cloned().collect();
+        let named: Vec<_> = chunk_views
+            .iter()
+            .filter(|(_, _, role)| *role == Role::Y)
+            .cloned()
+            .collect();
         let part = writes.first().and_then(|w| w.parts.get(1)).cloned();
         let most = (1usize << 20).min(budget.rows as usize);
         for first in (0..rows).step_by(most) {
             let parts = part.iter().cloned().collect();
-            let window = Window { first_row: first, rows: most.min(rows - first), sizes: [1; 4], parts };
-            binder.add(&merge, &named, &window, Params { first_row: first as u32, ..common })?;
+            let window = Window {
+                first_row: first,
+                rows: most.min(rows - first),
+                sizes: [1; 4],
+                parts,
+            };
+            binder.add(
+                &merge,
+                &named,
+                &window,
+                Params {
+                    first_row: first as u32,
+                    ..common
+                },
+            )?;
         }
         let write = gpu.kernel(label, &source, "write_chunks")?;
         for window in writes {
@@ -465,7 +578,15 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         }
     } else {
         for window in plan(&results, &budget, false)? {
-            binder.add(&merge, &results, &window, Params { first_row: window.first_row as u32, ..common })?;
+            binder.add(
+                &merge,
+                &results,
+                &window,
+                Params {
+                    first_row: window.first_row as u32,
+                    ..common
+                },
+            )?;
         }
     }
     binder.finish()
@@ -494,7 +615,11 @@ impl Role {
 fn plan(views: &[(&BufferView, RowMap, Role)], budget: &Budget, chunks: bool) -> Result<Vec<Window>> {
     let planned: Vec<Planned<'_>> = views
         .iter()
-        .map(|(view, map, _)| Planned { rows: map, element: view.dtype.size() as u64, buffer: view.buffer.size() })
+        .map(|(view, map, _)| Planned {
+            rows: map,
+            element: view.dtype.size() as u64,
+            buffer: view.buffer.size(),
+        })
         .collect();
     plan_windows(&planned, budget, chunks)
 }
@@ -518,7 +643,13 @@ struct Pending {
 }
 
 impl Binder<'_> {
-    fn add(&mut self, kernel: &Arc<Kernel>, views: &[(&BufferView, RowMap, Role)], window: &Window, mut params: Params) -> Result<()> {
+    fn add(
+        &mut self,
+        kernel: &Arc<Kernel>,
+        views: &[(&BufferView, RowMap, Role)],
+        window: &Window,
+        mut params: Params,
+    ) -> Result<()> {
         let grid = crate::gpu::grid((window.rows as u64).div_ceil(self.teams), self.max_workgroups)?;
         params.rows = window.rows as u32;
         params.grid_x = grid[0];
@@ -539,7 +670,12 @@ impl Binder<'_> {
             bindings.push(("stats", buffer.clone(), *offset, *stats));
             bindings.push(("partials", buffer.clone(), offset + stats, *partials));
         }
-        self.dispatches.push(Pending { kernel: kernel.clone(), params, grid, bindings });
+        self.dispatches.push(Pending {
+            kernel: kernel.clone(),
+            params,
+            grid,
+            bindings,
+        });
         Ok(())
     }
 
@@ -561,14 +697,98 @@ impl Binder<'_> {
             .enumerate()
             .map(|(i, dispatch)| {
                 let slice = |buffer, offset, size| {
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: std::num::NonZeroU64::new(size) })
+                    wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset,
+                        size: std::num::NonZeroU64::new(size),
+                    })
                 };
                 let mut resources = vec![("params", slice(&uniforms, i as u64 * pitch, size))];
-                resources.extend(dispatch.bindings.iter().map(|(name, buffer, offset, size)| (*name, slice(buffer, *offset, *size))));
+                resources.extend(
+                    dispatch
+                        .bindings
+                        .iter()
+                        .map(|(name, buffer, offset, size)| (*name, slice(buffer, *offset, *size))),
+                );
                 let bind_group = dispatch.kernel.bind(gpu, &resources)?;
-                Ok(Step { kernel: dispatch.kernel.clone(), bind_group, grid: dispatch.grid })
+                Ok(Step {
+                    kernel: dispatch.kernel.clone(),
+                    bind_group,
+                    grid: dispatch.grid,
+                })
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Recording { label: self.label, steps })
+        Ok(Recording {
+            label: self.label,
+            steps,
+        })
     }
+}
+
+/// Every variant of the shaders that can come about, as a name and its WGSL, for the tests that validate and translate them:
+/// functions and gradients, strategies, storage types native and packed, aligned and not, masks, in place and shared
+/// buffers, team and workgroup sizes, with subgroups and without.
+#[doc(hidden)]
+pub fn shader_variants() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    let storages = [
+        (DType::F32, false),
+        (DType::F16, true),
+        (DType::F16, false),
+        (DType::Bf16, false),
+    ];
+    let widths = [(1, 1), (4, 4), (8, 8), (16, 32), (16, 64), (16, 128), (16, 1), (4, 1)];
+    for strategy in Strategy::ALL {
+        for (kind, backward) in SoftmaxKind::ALL.into_iter().flat_map(|k| [(k, false), (k, true)]) {
+            if backward && strategy == Strategy::Online {
+                continue;
+            }
+            for (dtype, shader_f16) in storages {
+                for (i, (team, lanes)) in widths.into_iter().enumerate() {
+                    // Options that do not interact take turns, so that each meets each storage and strategy.
+                    let turn = i + kind as usize + backward as usize;
+                    let quads = turn % 2 == 0 && strategy != Strategy::Columns;
+                    let (team, accumulators, keep) = match strategy {
+                        Strategy::Workgroup => (
+                            if turn % 2 == 0 { 64 } else { WORKGROUP },
+                            1,
+                            if turn % 3 == 0 { 0 } else { 16 },
+                        ),
+                        Strategy::Online => (WORKGROUP, 1, 0),
+                        Strategy::Columns => (1, 2, 0),
+                        Strategy::Short => (team, 16 / team, 1),
+                        Strategy::OnChip => (team, 16 / team, 4),
+                        Strategy::Subgroup | Strategy::Split => (team, 16 / team, 0),
+                    };
+                    let variant = Variant {
+                        kind,
+                        backward,
+                        dtype,
+                        strategy,
+                        team,
+                        accumulators,
+                        keep,
+                        workgroup: team.max(if turn % 2 == 0 { 64 } else { 128 }),
+                        subgroups: lanes > 1 && team > 1,
+                        lanes,
+                        shader_f16,
+                        masked_zero: turn % 2 == 1,
+                        scaled: turn % 3 == 1,
+                        mask: turn % 3 != 0,
+                        in_place: turn % 4 == 1 && !(kind.reduces() && !backward),
+                        all_read_write: turn % 4 >= 2,
+                        quads: [quads; 4],
+                    };
+                    let name = format!(
+                        "{}{}_{strategy}_{dtype}{}_{i}",
+                        kind.name(),
+                        if backward { "_backward" } else { "" },
+                        if shader_f16 { "_native" } else { "" },
+                    );
+                    all.push((name, variant.source()));
+                }
+            }
+        }
+    }
+    all
 }

@@ -44,6 +44,8 @@ mod options;
 pub mod reference;
 
 pub use kernels::Strategy;
+#[doc(hidden)]
+pub use kernels::shader_variants;
 pub use oneshot::{
     Mask, SoftmaxInput, backward_async, forward_async, log_softmax_async, logsumexp_async, softmax_async,
 };
@@ -98,7 +100,12 @@ pub struct SoftmaxViews {
 impl SoftmaxViews {
     /// Input and output, nothing else.
     pub fn new(x: BufferView, y: BufferView) -> SoftmaxViews {
-        SoftmaxViews { x, y, mask: None, workspace: None }
+        SoftmaxViews {
+            x,
+            y,
+            mask: None,
+            workspace: None,
+        }
     }
 }
 
@@ -148,9 +155,19 @@ impl Softmax {
     /// everything on the same [`Gpu`].
     pub fn new(gpu: &Gpu, kind: SoftmaxKind, dtype: DType, options: SoftmaxOptions) -> Result<Softmax> {
         if !options.scale.is_finite() {
-            return Err(Error::Option { name: "scale", expected: "a finite number", got: options.scale.to_string() });
+            return Err(Error::Option {
+                name: "scale",
+                expected: "a finite number",
+                got: options.scale.to_string(),
+            });
         }
-        Ok(Softmax { gpu: gpu.clone(), kind, dtype, options, strategy: None })
+        Ok(Softmax {
+            gpu: gpu.clone(),
+            kind,
+            dtype,
+            options,
+            strategy: None,
+        })
     }
 
     /// Forces a strategy in place of the choice by shape and device.
@@ -177,13 +194,27 @@ impl Softmax {
     /// Shapes that do not fit, views outside their buffers, overlapping views ([`Error::Aliased`]), storage types that differ,
     /// limits of the device, a lost device.
     pub fn bind(&self, views: &SoftmaxViews) -> Result<BoundSoftmax> {
-        self.bind_call(&views.x, None, "y", &views.y, views.mask.as_ref(), views.workspace.as_ref())
+        self.bind_call(
+            &views.x,
+            None,
+            "y",
+            &views.y,
+            views.mask.as_ref(),
+            views.workspace.as_ref(),
+        )
     }
 
     /// Binds a backward call; see [`Softmax::bind`].
     pub fn bind_backward(&self, views: &SoftmaxGradientViews) -> Result<BoundSoftmax> {
         let workspace = views.workspace.as_ref();
-        self.bind_call(&views.x, Some(&views.upstream), "dx", &views.dx, views.mask.as_ref(), workspace)
+        self.bind_call(
+            &views.x,
+            Some(&views.upstream),
+            "dx",
+            &views.dx,
+            views.mask.as_ref(),
+            workspace,
+        )
     }
 
     fn bind_call(
@@ -197,27 +228,50 @@ impl Softmax {
     ) -> Result<BoundSoftmax> {
         self.gpu.check_alive()?;
         let axis = self.options.check(x.shape())?;
-        let given = [("x", Some(x)), ("upstream", upstream), ("mask", mask), (target_name, Some(target))];
+        let given = [
+            ("x", Some(x)),
+            ("upstream", upstream),
+            ("mask", mask),
+            (target_name, Some(target)),
+        ];
         for (what, view) in given.iter().filter_map(|&(what, view)| view.map(|v| (what, v))) {
             if view.dtype() != self.dtype {
-                return Err(Error::DTypeMismatch { what, expected: self.dtype, got: view.dtype() });
+                return Err(Error::DTypeMismatch {
+                    what,
+                    expected: self.dtype,
+                    got: view.dtype(),
+                });
             }
-            if what == target_name { view.check_writable(what)? } else { view.check(what)? }
+            if what == target_name {
+                view.check_writable(what)?
+            } else {
+                view.check(what)?
+            }
         }
         let backward = upstream.is_some();
         let reduces = self.kind.reduces();
         let y = fit(target_name, target, x.shape(), axis, reduces && !backward)?;
-        let upstream = upstream.map(|u| fit("upstream", u, x.shape(), axis, reduces)).transpose()?;
+        let upstream = upstream
+            .map(|u| fit("upstream", u, x.shape(), axis, reduces))
+            .transpose()?;
         for (name, view) in given.iter().filter_map(|&(name, view)| view.map(|v| (name, v))) {
             if name != target_name && view.overlaps(target) && !(name == "x" && view.same_as(target)) {
-                return Err(Error::Aliased { first: name, second: target_name });
+                return Err(Error::Aliased {
+                    first: name,
+                    second: target_name,
+                });
             }
         }
-        let mask = mask.map(|m| Ok::<_, Error>((m, broadcast_rows(m, x.shape(), axis)?))).transpose()?;
+        let mask = mask
+            .map(|m| Ok::<_, Error>((m, broadcast_rows(m, x.shape(), axis)?)))
+            .transpose()?;
         let need = self.workspace_size(x, backward)?;
         if let Some((buffer, offset)) = workspace {
             if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-                return Err(Error::BufferUsage { what: "workspace", needed: "STORAGE".into() });
+                return Err(Error::BufferUsage {
+                    what: "workspace",
+                    needed: "STORAGE".into(),
+                });
             }
             if offset % 256 != 0 || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
                 return Err(Error::shape(
@@ -238,7 +292,9 @@ impl Softmax {
             upstream: upstream.as_ref(),
             workspace: workspace.filter(|_| need > 0).map(|(buffer, offset)| (buffer, *offset)),
         };
-        Ok(BoundSoftmax { recording: kernels::bind(&self.gpu, &call)? })
+        Ok(BoundSoftmax {
+            recording: kernels::bind(&self.gpu, &call)?,
+        })
     }
 }
 
@@ -259,7 +315,11 @@ fn fit(what: &'static str, view: &BufferView, shape: &[usize], axis: usize, redu
         fitted.strides.insert(axis, 0);
         return Ok(fitted);
     }
-    Err(Error::shape(format!("shape of {what}"), format!("{want:?}"), format!("{:?}", view.shape)))
+    Err(Error::shape(
+        format!("shape of {what}"),
+        format!("{want:?}"),
+        format!("{:?}", view.shape),
+    ))
 }
 
 /// Rows of a mask view broadcast to `shape`, with the view's own strides.
@@ -268,7 +328,13 @@ fn broadcast_rows(mask: &BufferView, shape: &[usize], axis: usize) -> Result<Row
     RowMap::broadcast("mask", &mask.shape, shape, axis)?;
     let missing = shape.len() - mask.shape.len();
     let strides: Vec<usize> = (0..shape.len())
-        .map(|d| if d < missing || (mask.shape[d - missing] == 1 && shape[d] != 1) { 0 } else { mask.strides[d - missing] })
+        .map(|d| {
+            if d < missing || (mask.shape[d - missing] == 1 && shape[d] != 1) {
+                0
+            } else {
+                mask.strides[d - missing]
+            }
+        })
         .collect();
     Ok(RowMap::strided(shape, &strides, mask.offset, axis))
 }

@@ -1,7 +1,9 @@
 //! One call from host data to host data, on a GPU or on the CPU path; and tensors on the device.
 
 use super::bounds::{Accuracy, Expected, Quantity, bound};
-use super::{BoundSoftmax, Softmax, SoftmaxGradientViews, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy, cpu, reference};
+use super::{
+    BoundSoftmax, Softmax, SoftmaxGradientViews, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy, cpu, reference,
+};
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -63,7 +65,11 @@ pub(super) struct OnDevice {
 
 /// What a strategy promises.
 fn accuracy_of(strategy: Strategy) -> Accuracy {
-    if strategy.rescales() { Accuracy::Relaxed } else { Accuracy::Standard }
+    if strategy.rescales() {
+        Accuracy::Relaxed
+    } else {
+        Accuracy::Standard
+    }
 }
 
 fn one_a_row(shape: &[usize], axis: usize) -> (RowMap, Vec<usize>) {
@@ -73,7 +79,12 @@ fn one_a_row(shape: &[usize], axis: usize) -> (RowMap, Vec<usize>) {
 }
 
 impl<'a, T: Element> Problem<'a, T> {
-    pub(super) fn new(kind: SoftmaxKind, input: &SoftmaxInput<'a, T>, upstream: Option<&'a [T]>, options: &SoftmaxOptions) -> Result<Self> {
+    pub(super) fn new(
+        kind: SoftmaxKind,
+        input: &SoftmaxInput<'a, T>,
+        upstream: Option<&'a [T]>,
+        options: &SoftmaxOptions,
+    ) -> Result<Self> {
         let shape = input.shape;
         let axis = options.check(shape)?;
         check_len("x", input.x.len(), shape)?;
@@ -97,7 +108,20 @@ impl<'a, T: Element> Problem<'a, T> {
         };
         let queries = if options.causal.is_some() { shape[axis - 1] } else { 0 };
         let x_map = RowMap::contiguous(shape, axis);
-        Ok(Problem { kind, input: *input, upstream, options: *options, x_map, mask_map, y_map, upstream_map, queries, y_shape, upstream_shape, strategy: None })
+        Ok(Problem {
+            kind,
+            input: *input,
+            upstream,
+            options: *options,
+            x_map,
+            mask_map,
+            y_map,
+            upstream_map,
+            queries,
+            y_shape,
+            upstream_shape,
+            strategy: None,
+        })
     }
 
     /// Forces a strategy on GPUs.
@@ -110,8 +134,26 @@ impl<'a, T: Element> Problem<'a, T> {
     pub(super) fn expected(&self) -> Expected {
         let (x, options) = (self.input.x, &self.options);
         match self.upstream.zip(self.upstream_map.as_ref()) {
-            Some((g, g_map)) => reference::backward(self.kind, x, &self.x_map, self.mask(), g, g_map, options, self.queries, &self.y_map),
-            None => reference::forward(self.kind, x, &self.x_map, self.mask(), options, self.queries, &self.y_map),
+            Some((g, g_map)) => reference::backward(
+                self.kind,
+                x,
+                &self.x_map,
+                self.mask(),
+                g,
+                g_map,
+                options,
+                self.queries,
+                &self.y_map,
+            ),
+            None => reference::forward(
+                self.kind,
+                x,
+                &self.x_map,
+                self.mask(),
+                options,
+                self.queries,
+                &self.y_map,
+            ),
         }
     }
 
@@ -130,7 +172,18 @@ impl<'a, T: Element> Problem<'a, T> {
         let (x, mask, options) = (self.input.x, self.mask(), &self.options);
         match self.upstream.zip(self.upstream_map.as_ref()) {
             Some((g, g_map)) => {
-                cpu::backward(self.kind, x, &self.x_map, mask, g, g_map, options, self.queries, y, &self.y_map);
+                cpu::backward(
+                    self.kind,
+                    x,
+                    &self.x_map,
+                    mask,
+                    g,
+                    g_map,
+                    options,
+                    self.queries,
+                    y,
+                    &self.y_map,
+                );
             }
             None => cpu::forward(self.kind, x, &self.x_map, mask, options, self.queries, y, &self.y_map),
         }
@@ -154,20 +207,40 @@ impl<'a, T: Element> Problem<'a, T> {
         let bound = match self.upstream {
             Some(g) => {
                 let upstream = view(&context.upload(g, &self.upstream_shape)?)?;
-                softmax.bind_backward(&SoftmaxGradientViews { x, upstream, dx: y, mask, workspace: None })?
+                softmax.bind_backward(&SoftmaxGradientViews {
+                    x,
+                    upstream,
+                    dx: y,
+                    mask,
+                    workspace: None,
+                })?
             }
-            None => softmax.bind(&SoftmaxViews { x, y, mask, workspace: None })?,
+            None => softmax.bind(&SoftmaxViews {
+                x,
+                y,
+                mask,
+                workspace: None,
+            })?,
         };
-        Ok(OnDevice { bound, output, accuracy })
+        Ok(OnDevice {
+            bound,
+            output,
+            accuracy,
+        })
     }
 
     /// Uploads, dispatches and starts reading back; also says which promise holds.
     fn start(&self, gpu: &Gpu) -> Result<(Readback, Accuracy)> {
         let on_device = self.bind(gpu)?;
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(self.kind.name()) });
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
+            label: Some(self.kind.name()),
+        });
         on_device.bound.record(&mut encoder);
         let bytes = (self.y_shape.iter().product::<usize>() * T::DTYPE.size()) as u64;
-        Ok((gpu.read_back(encoder, &on_device.output, bytes.next_multiple_of(4))?, on_device.accuracy))
+        Ok((
+            gpu.read_back(encoder, &on_device.output, bytes.next_multiple_of(4))?,
+            on_device.accuracy,
+        ))
     }
 
     fn finish(&self, context: &Context, outcome: Result<(Vec<u8>, Accuracy)>) -> Result<Vec<T>> {
@@ -179,7 +252,10 @@ impl<'a, T: Element> Problem<'a, T> {
                 Ok(y)
             }
             Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
-                log::warn!("{}: the device was lost ({reason}); finishing on the CPU", self.kind.name());
+                log::warn!(
+                    "{}: the device was lost ({reason}); finishing on the CPU",
+                    self.kind.name()
+                );
                 Ok(self.on_cpu())
             }
             Err(e) => Err(e),
@@ -194,7 +270,11 @@ impl<'a, T: Element> Problem<'a, T> {
             CrossCheck::Full => 1,
             CrossCheck::Sampled => (rows / 63).max(1),
         };
-        let quantity = if self.upstream.is_some() { Quantity::Backward(self.kind) } else { Quantity::Forward(self.kind) };
+        let quantity = if self.upstream.is_some() {
+            Quantity::Backward(self.kind)
+        } else {
+            Quantity::Forward(self.kind)
+        };
         let last = rows.saturating_sub(1);
         for row in (0..rows).step_by(step).chain((last % step != 0).then_some(last)) {
             let expected = self.expected_row(row);
@@ -219,7 +299,9 @@ impl<'a, T: Element> Problem<'a, T> {
         match self.upstream.zip(self.upstream_map.as_ref()) {
             Some((g, map)) => {
                 let start = map.start(row);
-                let g: Vec<f64> = (0..map.len).map(|j| f64::from(g[start + j * map.len_stride].to_f32())).collect();
+                let g: Vec<f64> = (0..map.len)
+                    .map(|j| f64::from(g[start + j * map.len_stride].to_f32()))
+                    .collect();
                 let scale = f64::from(self.options.scale);
                 reference::backward_row(self.kind, &z, &g, self.x_map.len, scale, self.options.masked_rows)
             }
@@ -232,7 +314,9 @@ impl<'a, T: Element> Problem<'a, T> {
         let Some(gpu) = context.gpu() else {
             return Ok(self.on_cpu());
         };
-        let outcome = self.start(gpu).and_then(|(readback, accuracy)| Ok((readback.wait()?, accuracy)));
+        let outcome = self
+            .start(gpu)
+            .and_then(|(readback, accuracy)| Ok((readback.wait()?, accuracy)));
         self.finish(context, outcome)
     }
 
@@ -264,24 +348,48 @@ impl<'a, T: Element> Problem<'a, T> {
 /// # Ok::<(), macheps::Error>(())
 /// ```
 #[cfg(not(target_arch = "wasm32"))]
-pub fn forward<T: Element>(context: &Context, kind: SoftmaxKind, input: &SoftmaxInput<'_, T>, options: &SoftmaxOptions) -> Result<Vec<T>> {
+pub fn forward<T: Element>(
+    context: &Context,
+    kind: SoftmaxKind,
+    input: &SoftmaxInput<'_, T>,
+    options: &SoftmaxOptions,
+) -> Result<Vec<T>> {
     Problem::new(kind, input, None, options)?.run(context)
 }
 
 /// As [`forward`], under any executor. On the CPU path it computes when first polled.
-pub async fn forward_async<T: Element>(context: &Context, kind: SoftmaxKind, input: &SoftmaxInput<'_, T>, options: &SoftmaxOptions) -> Result<Vec<T>> {
+pub async fn forward_async<T: Element>(
+    context: &Context,
+    kind: SoftmaxKind,
+    input: &SoftmaxInput<'_, T>,
+    options: &SoftmaxOptions,
+) -> Result<Vec<T>> {
     Problem::new(kind, input, None, options)?.run_async(context).await
 }
 
 /// Gradient of `sum(upstream * forward(x))` with respect to `x`. `upstream` has the output's shape, C-ordered.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn backward<T: Element>(context: &Context, kind: SoftmaxKind, input: &SoftmaxInput<'_, T>, upstream: &[T], options: &SoftmaxOptions) -> Result<Vec<T>> {
+pub fn backward<T: Element>(
+    context: &Context,
+    kind: SoftmaxKind,
+    input: &SoftmaxInput<'_, T>,
+    upstream: &[T],
+    options: &SoftmaxOptions,
+) -> Result<Vec<T>> {
     Problem::new(kind, input, Some(upstream), options)?.run(context)
 }
 
 /// As [`backward`], under any executor.
-pub async fn backward_async<T: Element>(context: &Context, kind: SoftmaxKind, input: &SoftmaxInput<'_, T>, upstream: &[T], options: &SoftmaxOptions) -> Result<Vec<T>> {
-    Problem::new(kind, input, Some(upstream), options)?.run_async(context).await
+pub async fn backward_async<T: Element>(
+    context: &Context,
+    kind: SoftmaxKind,
+    input: &SoftmaxInput<'_, T>,
+    upstream: &[T],
+    options: &SoftmaxOptions,
+) -> Result<Vec<T>> {
+    Problem::new(kind, input, Some(upstream), options)?
+        .run_async(context)
+        .await
 }
 
 macro_rules! plain {
@@ -289,25 +397,57 @@ macro_rules! plain {
         #[doc = $doc]
         #[cfg(not(target_arch = "wasm32"))]
         pub fn $name<T: Element>(context: &Context, x: &[T], shape: &[usize]) -> Result<Vec<T>> {
-            forward(context, SoftmaxKind::$kind, &SoftmaxInput::new(x, shape), &SoftmaxOptions::default())
+            forward(
+                context,
+                SoftmaxKind::$kind,
+                &SoftmaxInput::new(x, shape),
+                &SoftmaxOptions::default(),
+            )
         }
 
         #[doc = $doc]
         #[doc = "\n\nUnder any executor."]
         pub async fn $name_async<T: Element>(context: &Context, x: &[T], shape: &[usize]) -> Result<Vec<T>> {
-            forward_async(context, SoftmaxKind::$kind, &SoftmaxInput::new(x, shape), &SoftmaxOptions::default()).await
+            forward_async(
+                context,
+                SoftmaxKind::$kind,
+                &SoftmaxInput::new(x, shape),
+                &SoftmaxOptions::default(),
+            )
+            .await
         }
     };
 }
-plain!(softmax, softmax_async, Softmax, "Softmax along the last axis; see the [module](super::softmax) for the contract.");
-plain!(log_softmax, log_softmax_async, LogSoftmax, "Log-softmax along the last axis; see the [module](super::softmax) for the contract.");
-plain!(logsumexp, logsumexp_async, LogSumExp, "Log-sum-exp along the last axis, one value a row; see the [module](super::softmax) for the contract.");
+plain!(
+    softmax,
+    softmax_async,
+    Softmax,
+    "Softmax along the last axis; see the [module](super::softmax) for the contract."
+);
+plain!(
+    log_softmax,
+    log_softmax_async,
+    LogSoftmax,
+    "Log-softmax along the last axis; see the [module](super::softmax) for the contract."
+);
+plain!(
+    logsumexp,
+    logsumexp_async,
+    LogSumExp,
+    "Log-sum-exp along the last axis, one value a row; see the [module](super::softmax) for the contract."
+);
 
 /// Log-sum-exp over several axes at once. Returns the values and their shape, with the axes kept as 1 if `keepdims`.
 ///
 /// The axes may be negative; each may be named once, and there must be at least one.
 #[cfg(not(target_arch = "wasm32"))]
-pub fn logsumexp_axes<T: Element>(context: &Context, x: &[T], shape: &[usize], axes: &[isize], keepdims: bool) -> Result<(Vec<T>, Vec<usize>)> {
+pub fn logsumexp_axes<T: Element>(
+    context: &Context,
+    x: &[T],
+    shape: &[usize],
+    axes: &[isize],
+    keepdims: bool,
+) -> Result<(Vec<T>, Vec<usize>)> {
     check_len("x", x.len(), shape)?;
     let mut reduced = vec![false; shape.len()];
     for &axis in axes {
@@ -320,7 +460,11 @@ pub fn logsumexp_axes<T: Element>(context: &Context, x: &[T], shape: &[usize], a
         return Err(Error::shape("axes", "at least one axis", "none"));
     }
     let kept: Vec<usize> = (0..shape.len()).filter(|&d| !reduced[d]).collect();
-    let order: Vec<usize> = kept.iter().copied().chain((0..shape.len()).filter(|&d| reduced[d])).collect();
+    let order: Vec<usize> = kept
+        .iter()
+        .copied()
+        .chain((0..shape.len()).filter(|&d| reduced[d]))
+        .collect();
     let outer: usize = kept.iter().map(|&d| shape[d]).product();
     let inner: usize = (0..shape.len()).filter(|&d| reduced[d]).map(|d| shape[d]).product();
     let rows;
@@ -331,7 +475,10 @@ pub fn logsumexp_axes<T: Element>(context: &Context, x: &[T], shape: &[usize], a
         &rows
     };
     let y = logsumexp(context, values, &[outer, inner])?;
-    let shape = (0..shape.len()).filter(|&d| keepdims || !reduced[d]).map(|d| if reduced[d] { 1 } else { shape[d] }).collect();
+    let shape = (0..shape.len())
+        .filter(|&d| keepdims || !reduced[d])
+        .map(|d| if reduced[d] { 1 } else { shape[d] })
+        .collect();
     Ok((y, shape))
 }
 
@@ -364,29 +511,59 @@ impl Chain<'_> {
     /// One of the softmax family from tensor to tensor. The result of logsumexp keeps the axis as 1.
     ///
     /// With cross-check on, every operation is submitted and compared at once.
-    pub fn softmax<T: Element>(&mut self, kind: SoftmaxKind, x: &Tensor<T>, mask: Option<&Tensor<T>>, options: &SoftmaxOptions) -> Result<Tensor<T>> {
+    pub fn softmax<T: Element>(
+        &mut self,
+        kind: SoftmaxKind,
+        x: &Tensor<T>,
+        mask: Option<&Tensor<T>>,
+        options: &SoftmaxOptions,
+    ) -> Result<Tensor<T>> {
         self.softmax_call(kind, x, mask, None, options)
     }
 
     /// Gradient of a softmax operation with respect to its input `x`, from tensor to tensor.
-    pub fn softmax_backward<T: Element>(&mut self, kind: SoftmaxKind, x: &Tensor<T>, mask: Option<&Tensor<T>>, upstream: &Tensor<T>, options: &SoftmaxOptions) -> Result<Tensor<T>> {
+    pub fn softmax_backward<T: Element>(
+        &mut self,
+        kind: SoftmaxKind,
+        x: &Tensor<T>,
+        mask: Option<&Tensor<T>>,
+        upstream: &Tensor<T>,
+        options: &SoftmaxOptions,
+    ) -> Result<Tensor<T>> {
         self.softmax_call(kind, x, mask, Some(upstream), options)
     }
 
-    fn softmax_call<T: Element>(&mut self, kind: SoftmaxKind, x: &Tensor<T>, mask: Option<&Tensor<T>>, upstream: Option<&Tensor<T>>, options: &SoftmaxOptions) -> Result<Tensor<T>> {
+    fn softmax_call<T: Element>(
+        &mut self,
+        kind: SoftmaxKind,
+        x: &Tensor<T>,
+        mask: Option<&Tensor<T>>,
+        upstream: Option<&Tensor<T>>,
+        options: &SoftmaxOptions,
+    ) -> Result<Tensor<T>> {
         let axis = options.check(x.shape())?;
         let mut shape = x.shape().to_vec();
         if kind.reduces() && upstream.is_none() {
             shape[axis] = 1;
         }
-        let elsewhere = || Error::Unsupported { what: "a tensor of another context".into(), reason: "upload it to the chain's context".into() };
+        let elsewhere = || Error::Unsupported {
+            what: "a tensor of another context".into(),
+            reason: "upload it to the chain's context".into(),
+        };
         let Some(gpu) = self.context().gpu().cloned() else {
             let host = |t: &'_ Tensor<T>| t.host().map(<[T]>::to_vec).ok_or_else(elsewhere);
             let values = x.host().ok_or_else(elsewhere)?;
             let mask_values = mask.map(host).transpose()?;
             let upstream = upstream.map(host).transpose()?;
-            let mask = mask.zip(mask_values.as_deref()).map(|(m, values)| Mask { values, shape: m.shape() });
-            let input = SoftmaxInput { x: values, shape: x.shape(), mask };
+            let mask = mask.zip(mask_values.as_deref()).map(|(m, values)| Mask {
+                values,
+                shape: m.shape(),
+            });
+            let input = SoftmaxInput {
+                x: values,
+                shape: x.shape(),
+                mask,
+            };
             let y = Problem::new(kind, &input, upstream.as_deref(), options)?.on_cpu();
             return Ok(Tensor::on_cpu(y, &shape));
         };
@@ -395,8 +572,19 @@ impl Chain<'_> {
         let y = Tensor::on_gpu(&gpu, &shape)?;
         let mask_view = mask.map(view).transpose()?;
         let bound = match upstream {
-            Some(g) => softmax.bind_backward(&SoftmaxGradientViews { x: view(x)?, upstream: view(g)?, dx: view(&y)?, mask: mask_view, workspace: None })?,
-            None => softmax.bind(&SoftmaxViews { x: view(x)?, y: view(&y)?, mask: mask_view, workspace: None })?,
+            Some(g) => softmax.bind_backward(&SoftmaxGradientViews {
+                x: view(x)?,
+                upstream: view(g)?,
+                dx: view(&y)?,
+                mask: mask_view,
+                workspace: None,
+            })?,
+            None => softmax.bind(&SoftmaxViews {
+                x: view(x)?,
+                y: view(&y)?,
+                mask: mask_view,
+                workspace: None,
+            })?,
         };
         self.record(&bound.into_recording());
         if self.context().cross_check() != CrossCheck::Off {
@@ -404,8 +592,15 @@ impl Chain<'_> {
             let values = x.download()?;
             let mask_values = mask.map(Tensor::download).transpose()?;
             let upstream_values = upstream.map(Tensor::download).transpose()?;
-            let mask = mask.zip(mask_values.as_deref()).map(|(m, values)| Mask { values, shape: m.shape() });
-            let input = SoftmaxInput { x: &values, shape: x.shape(), mask };
+            let mask = mask.zip(mask_values.as_deref()).map(|(m, values)| Mask {
+                values,
+                shape: m.shape(),
+            });
+            let input = SoftmaxInput {
+                x: &values,
+                shape: x.shape(),
+                mask,
+            };
             let problem = Problem::new(kind, &input, upstream_values.as_deref(), options)?;
             let accuracy = accuracy_of(softmax.strategy(&view(x)?, upstream.is_some())?);
             problem.cross_check(self.context().cross_check(), &y.download()?, accuracy)?;

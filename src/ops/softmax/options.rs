@@ -58,7 +58,12 @@ pub struct SoftmaxOptions {
 
 impl Default for SoftmaxOptions {
     fn default() -> Self {
-        SoftmaxOptions { axis: -1, scale: 1.0, causal: None, masked_rows: MaskedRows::Nan }
+        SoftmaxOptions {
+            axis: -1,
+            scale: 1.0,
+            causal: None,
+            masked_rows: MaskedRows::Nan,
+        }
     }
 }
 
@@ -66,11 +71,19 @@ impl SoftmaxOptions {
     /// Checks the options against a shape and resolves the axis.
     pub(crate) fn check(&self, shape: &[usize]) -> Result<usize> {
         if !self.scale.is_finite() {
-            return Err(Error::Option { name: "scale", expected: "a finite number", got: self.scale.to_string() });
+            return Err(Error::Option {
+                name: "scale",
+                expected: "a finite number",
+                got: self.scale.to_string(),
+            });
         }
         let axis = crate::rows::resolve_axis(self.axis, shape.len())?;
         if self.causal.is_some() && (shape.len() < 2 || axis + 1 != shape.len()) {
-            return Err(Error::shape("causal mask", "at least two dimensions and the last axis", format!("shape {shape:?}, axis {}", self.axis)));
+            return Err(Error::shape(
+                "causal mask",
+                "at least two dimensions and the last axis",
+                format!("shape {shape:?}, axis {}", self.axis),
+            ));
         }
         Ok(axis)
     }

@@ -37,12 +37,19 @@ impl Sum {
             let total = sum.total + term;
             // What was lost is a rounding error of the larger operand's partner; with infinities there is nothing to correct.
             if total.is_finite() {
-                sum.lost +=
-                    if sum.total.abs() >= term.abs() { (sum.total - total) + term } else { (term - total) + sum.total };
+                sum.lost += if sum.total.abs() >= term.abs() {
+                    (sum.total - total) + term
+                } else {
+                    (term - total) + sum.total
+                };
             }
             sum.total = total;
         }
-        if sum.total.is_finite() { sum.total + sum.lost } else { sum.total }
+        if sum.total.is_finite() {
+            sum.total + sum.lost
+        } else {
+            sum.total
+        }
     }
 }
 
@@ -97,11 +104,21 @@ impl RowStatistics {
             RowClass::Ordinary
         };
         if class != RowClass::Ordinary {
-            return RowStatistics { class, max, ties: 0.0, others: 0.0 };
+            return RowStatistics {
+                class,
+                max,
+                ties: 0.0,
+                others: 0.0,
+            };
         }
         let ties = z.iter().filter(|&&v| v == max).count() as f64;
         let others = Sum::of(z.iter().filter(|&&v| v < max).map(|&v| exp_below(v, max)));
-        RowStatistics { class, max, ties, others }
+        RowStatistics {
+            class,
+            max,
+            ties,
+            others,
+        }
     }
 
     /// `log(sum exp(z - max))`, not negative, with all its digits also where it is tiny.
@@ -137,15 +154,25 @@ fn exceptional_row(class: RowClass, visible: usize, len: usize, masked: MaskedRo
         (RowClass::Masked, MaskedRows::Nan) => vec![f64::NAN; len],
         _ => (0..len).map(|j| if j < visible { f64::NAN } else { hidden }).collect(),
     };
-    Expected { magnitudes: vec![0.0; values.len()], values }
+    Expected {
+        magnitudes: vec![0.0; values.len()],
+        values,
+    }
 }
 
 /// One row forward. `z` are its visible entries, which lead the `len` entries of the row; logsumexp gives one value.
 pub fn forward_row(kind: SoftmaxKind, z: &[f64], len: usize, masked: MaskedRows) -> Expected {
     let row = RowStatistics::new(z);
-    let hidden = if kind == SoftmaxKind::LogSoftmax { f64::NEG_INFINITY } else { 0.0 };
+    let hidden = if kind == SoftmaxKind::LogSoftmax {
+        f64::NEG_INFINITY
+    } else {
+        0.0
+    };
     if kind == SoftmaxKind::LogSumExp {
-        return Expected { values: vec![row.logsumexp()], magnitudes: vec![row.max.abs().max(row.log_sum())] };
+        return Expected {
+            values: vec![row.logsumexp()],
+            magnitudes: vec![row.max.abs().max(row.log_sum())],
+        };
     }
     if row.class != RowClass::Ordinary {
         return exceptional_row(row.class, z.len(), len, masked, hidden);
@@ -155,7 +182,10 @@ pub fn forward_row(kind: SoftmaxKind, z: &[f64], len: usize, masked: MaskedRows)
         _ => z.iter().map(|&z| row.softmax(z)).collect(),
     };
     values.resize(len, hidden);
-    Expected { magnitudes: values.iter().map(|v| v.abs()).collect(), values }
+    Expected {
+        magnitudes: values.iter().map(|v| v.abs()).collect(),
+        values,
+    }
 }
 
 /// A probability below the smallest normal f32 may have been flushed before a large upstream value met it. Added to each
@@ -174,14 +204,33 @@ pub fn backward_row(kind: SoftmaxKind, z: &[f64], g: &[f64], len: usize, scale: 
         SoftmaxKind::Softmax => {
             let mean = Sum::of(p.iter().zip(g).map(|(p, g)| p * g));
             let mean_magnitude: f64 = p.iter().zip(g).map(|(p, g)| (p + FLUSHED) * g.abs()).sum();
-            p.iter().zip(g).map(|(p, g)| (scale * p * (g - mean), scale.abs() * (p + FLUSHED) * (g.abs() + mean_magnitude))).unzip()
+            p.iter()
+                .zip(g)
+                .map(|(p, g)| {
+                    (
+                        scale * p * (g - mean),
+                        scale.abs() * (p + FLUSHED) * (g.abs() + mean_magnitude),
+                    )
+                })
+                .unzip()
         }
         SoftmaxKind::LogSoftmax => {
             let total = Sum::of(g[..z.len()].iter().copied());
             let total_magnitude: f64 = g[..z.len()].iter().map(|g| g.abs()).sum();
-            p.iter().zip(g).map(|(p, g)| (scale * (g - p * total), scale.abs() * (g.abs() + (p + FLUSHED) * total_magnitude))).unzip()
+            p.iter()
+                .zip(g)
+                .map(|(p, g)| {
+                    (
+                        scale * (g - p * total),
+                        scale.abs() * (g.abs() + (p + FLUSHED) * total_magnitude),
+                    )
+                })
+                .unzip()
         }
-        SoftmaxKind::LogSumExp => p.iter().map(|p| (scale * g[0] * p, (scale * g[0]).abs() * (p + FLUSHED))).unzip(),
+        SoftmaxKind::LogSumExp => p
+            .iter()
+            .map(|p| (scale * g[0] * p, (scale * g[0]).abs() * (p + FLUSHED)))
+            .unzip(),
     };
     values.resize(len, 0.0);
     magnitudes.resize(len, 0.0);
@@ -201,7 +250,10 @@ pub fn visible_row<T: Element>(
     let scaled = elements(x, x_map, row).take(visible).map(|x| x * options.scale);
     match mask {
         None => scaled.map(f64::from).collect(),
-        Some((mask, mask_map)) => scaled.zip(elements(mask, mask_map, row)).map(|(x, m)| f64::from(x + m)).collect(),
+        Some((mask, mask_map)) => scaled
+            .zip(elements(mask, mask_map, row))
+            .map(|(x, m)| f64::from(x + m))
+            .collect(),
     }
 }
 
@@ -231,10 +283,18 @@ pub fn forward<T: Element>(
     queries: usize,
     y_map: &RowMap,
 ) -> Expected {
-    let mut all = Expected { values: vec![0.0; y_map.end()], magnitudes: vec![0.0; y_map.end()] };
+    let mut all = Expected {
+        values: vec![0.0; y_map.end()],
+        magnitudes: vec![0.0; y_map.end()],
+    };
     for row in 0..x_map.rows() {
         let z = visible_row(x, x_map, mask, options, queries, row);
-        place(forward_row(kind, &z, x_map.len, options.masked_rows), y_map, row, &mut all);
+        place(
+            forward_row(kind, &z, x_map.len, options.masked_rows),
+            y_map,
+            row,
+            &mut all,
+        );
     }
     all
 }
@@ -252,7 +312,10 @@ pub fn backward<T: Element>(
     queries: usize,
     dx_map: &RowMap,
 ) -> Expected {
-    let mut all = Expected { values: vec![0.0; dx_map.end()], magnitudes: vec![0.0; dx_map.end()] };
+    let mut all = Expected {
+        values: vec![0.0; dx_map.end()],
+        magnitudes: vec![0.0; dx_map.end()],
+    };
     for row in 0..x_map.rows() {
         let z = visible_row(x, x_map, mask, options, queries, row);
         let g: Vec<f64> = elements(upstream, upstream_map, row).map(f64::from).collect();

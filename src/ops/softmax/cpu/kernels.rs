@@ -195,7 +195,10 @@ macro_rules! for_blocks {
             $step
         }
         if !blocks.remainder().is_empty() {
-            let ($zi, $gi) = (&padded(blocks.remainder(), f32::NEG_INFINITY), &padded(seconds.remainder(), 0.0));
+            let ($zi, $gi) = (
+                &padded(blocks.remainder(), f32::NEG_INFINITY),
+                &padded(seconds.remainder(), 0.0),
+            );
             $step
         }
     }};
@@ -270,7 +273,12 @@ fn ties_and_others_body<const FMA: bool>(z: &[f32], max: f32) -> (f64, f64) {
         });
         (reduce(count.map(f64::from)), reduce(others))
     } else {
-        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(zi, &m, &mut ties, &mut others));
+        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(
+            zi,
+            &m,
+            &mut ties,
+            &mut others
+        ));
         (reduce(ties), reduce(others))
     }
 }
@@ -478,7 +486,11 @@ kernels! {
 /// Every NaN as the one bit pattern that this crate writes.
 #[inline(always)]
 fn canonical(value: f32) -> f32 {
-    if value.is_nan() { f32::from_bits(0x7fc0_0000) } else { value }
+    if value.is_nan() {
+        f32::from_bits(0x7fc0_0000)
+    } else {
+        value
+    }
 }
 
 #[cfg(test)]
@@ -490,7 +502,12 @@ mod tests {
         let mut worst: f64 = 0.0;
         for i in 0..400_000 {
             let d = -f64::from(i) * (700.0 / 400_000.0);
-            for got in [exp::<true>(d), exp::<false>(d), exp_in_range::<true>(d), exp_in_range::<false>(d)] {
+            for got in [
+                exp::<true>(d),
+                exp::<false>(d),
+                exp_in_range::<true>(d),
+                exp_in_range::<false>(d),
+            ] {
                 worst = worst.max((got / d.exp() - 1.0).abs());
             }
         }
