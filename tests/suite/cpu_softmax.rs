@@ -115,17 +115,10 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
         gaps,
     } = problem;
     let axis = macheps::rows::resolve_axis(options.axis, shape.len()).unwrap();
-    let queries = if shape.len() > 1 {
-        shape[shape.len() - 2]
-    } else {
-        1
-    };
+    let queries = if shape.len() > 1 { shape[shape.len() - 2] } else { 1 };
     let map_of = |shape: &[usize]| {
         let (factor, offset) = if *gaps { (3, 5) } else { (1, 0) };
-        let strides: Vec<usize> = contiguous_strides(shape)
-            .iter()
-            .map(|s| s * factor)
-            .collect();
+        let strides: Vec<usize> = contiguous_strides(shape).iter().map(|s| s * factor).collect();
         RowMap::strided(shape, &strides, offset, axis)
     };
     let mut reduced = shape.clone();
@@ -162,10 +155,7 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
         let y_map = if kind.reduces() { &one } else { &map };
         for quantity in [Quantity::Forward(kind), Quantity::Backward(kind)] {
             let (expected, out_map) = match quantity {
-                Quantity::Forward(_) => (
-                    reference::forward(kind, &x, &map, mask, options, queries, y_map),
-                    y_map,
-                ),
+                Quantity::Forward(_) => (reference::forward(kind, &x, &map, mask, options, queries, y_map), y_map),
                 Quantity::Backward(_) => (
                     reference::backward(kind, &x, &map, mask, &g, y_map, options, queries, &map),
                     &map,
@@ -173,17 +163,14 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
             };
             let mut got = vec![T::from_f32(SENTINEL); out_map.end() + 4];
             match quantity {
-                Quantity::Forward(_) => {
-                    cpu::forward(kind, &x, &map, mask, options, queries, &mut got, y_map)
+                Quantity::Forward(_) => cpu::forward(kind, &x, &map, mask, options, queries, &mut got, y_map),
+                Quantity::Backward(_) => {
+                    cpu::backward(kind, &x, &map, mask, &g, y_map, options, queries, &mut got, &map)
                 }
-                Quantity::Backward(_) => cpu::backward(
-                    kind, &x, &map, mask, &g, y_map, options, queries, &mut got, &map,
-                ),
             }
             let mut reached = vec![false; got.len()];
             for row in 0..out_map.rows() {
-                (0..out_map.len)
-                    .for_each(|j| reached[out_map.start(row) + j * out_map.len_stride] = true);
+                (0..out_map.len).for_each(|j| reached[out_map.start(row) + j * out_map.len_stride] = true);
             }
             for (at, _) in reached.iter().enumerate().filter(|(_, r)| !**r) {
                 assert_eq!(
@@ -197,21 +184,16 @@ fn check<T: Element>(problem: &Problem) -> Vec<(Quantity, MaxError)> {
             }
             for v in &got {
                 let bits = v.to_f32().to_bits();
-                assert!(
-                    !v.to_f32().is_nan() || bits == 0x7fc0_0000,
-                    "a NaN with bits {bits:x}"
-                );
+                assert!(!v.to_f32().is_nan() || bits == 0x7fc0_0000, "a NaN with bits {bits:x}");
             }
             got.truncate(expected.values.len());
-            let error = expected
-                .check(&got, quantity, Accuracy::Standard)
-                .unwrap_or_else(|e| {
-                    panic!(
-                        "{} {} {shape:?} {options:?} {rows:?} gaps {gaps}: {e}",
-                        T::DTYPE,
-                        quantity.name()
-                    )
-                });
+            let error = expected.check(&got, quantity, Accuracy::Standard).unwrap_or_else(|e| {
+                panic!(
+                    "{} {} {shape:?} {options:?} {rows:?} gaps {gaps}: {e}",
+                    T::DTYPE,
+                    quantity.name()
+                )
+            });
             worst.push((quantity, error));
         }
     }
@@ -227,10 +209,7 @@ fn check_all(problem: &Problem, worst: &mut Vec<(&'static str, Quantity, MaxErro
     ];
     for (dtype, result) in results {
         for (quantity, error) in result {
-            match worst
-                .iter_mut()
-                .find(|(d, q, _)| *d == dtype && *q == quantity)
-            {
+            match worst.iter_mut().find(|(d, q, _)| *d == dtype && *q == quantity) {
                 Some((_, _, all)) => *all = all.merge(error),
                 None => worst.push((dtype, quantity, error)),
             }
@@ -285,14 +264,7 @@ fn axes() {
         Rows::Exceptional,
         Rows::Huge(1e30),
     ] {
-        for shape in [
-            [5, 3, 4],
-            [2, 7, 70],
-            [3, 300, 9],
-            [1, 5, 200],
-            [33, 1, 17],
-            [2, 9, 1],
-        ] {
+        for shape in [[5, 3, 4], [2, 7, 70], [3, 300, 9], [1, 5, 200], [33, 1, 17], [2, 9, 1]] {
             for axis in 0..3 {
                 let mut problem = plain(&shape, rows);
                 problem.options.axis = axis;
@@ -357,16 +329,7 @@ fn hidden_entries_are_not_read() {
     let nan = f32::NAN;
     let x = [1.0, nan, nan, 1.0, 1.0, nan, 1.0, 1.0, 1.0];
     let mut y = [0.0f32; 9];
-    cpu::forward(
-        SoftmaxKind::Softmax,
-        &x,
-        &map,
-        None,
-        &options,
-        3,
-        &mut y,
-        &map,
-    );
+    cpu::forward(SoftmaxKind::Softmax, &x, &map, None, &options, 3, &mut y, &map);
     assert_eq!(y[..6], [1.0, 0.0, 0.0, 0.5, 0.5, 0.0]);
 }
 
@@ -375,14 +338,9 @@ fn same_bits_for_any_number_of_threads() {
     let (rows, len) = (3, 50_000);
     let map = RowMap::contiguous(&[rows, len], 1);
     let mut random = Random(7);
-    let x: Vec<f32> = (0..rows * len)
-        .map(|_| (random.unit() * 20.0) as f32)
-        .collect();
+    let x: Vec<f32> = (0..rows * len).map(|_| (random.unit() * 20.0) as f32).collect();
     let run = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut y = vec![0.0f32; x.len()];
             cpu::forward(

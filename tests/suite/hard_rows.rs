@@ -21,8 +21,7 @@ fn close(got: f64, want: f64, scale: f64, what: &str) {
 
 #[test]
 fn oracle_meets_fifty_digits() {
-    let path =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fifty_digits.json");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fifty_digits.json");
     let all = data::json(path);
     let numbers = |v: &serde_json::Value| -> Vec<f64> {
         v.as_array()
@@ -46,36 +45,19 @@ fn oracle_meets_fifty_digits() {
         }
         let want: f64 = row["logsumexp"].as_str().unwrap().parse().unwrap();
         let got = run(SoftmaxKind::LogSumExp);
-        close(
-            got.values[0],
-            want,
-            got.magnitudes[0],
-            &format!("row {i}, logsumexp"),
-        );
+        close(got.values[0], want, got.magnitudes[0], &format!("row {i}, logsumexp"));
         // The gradient of cross-entropy is that of -log_softmax at the target, and p - one_hot.
         let target = row["target"].as_u64().unwrap() as usize;
         let mut g = vec![0.0; z.len()];
         g[target] = -1.0;
-        let gradient = reference::backward_row(
-            SoftmaxKind::LogSoftmax,
-            &z,
-            &g,
-            z.len(),
-            1.0,
-            MaskedRows::Nan,
-        );
+        let gradient = reference::backward_row(SoftmaxKind::LogSoftmax, &z, &g, z.len(), 1.0, MaskedRows::Nan);
         for (j, (got, want)) in gradient
             .values
             .iter()
             .zip(numbers(&row["cross_entropy_grad"]))
             .enumerate()
         {
-            close(
-                *got,
-                want,
-                gradient.magnitudes[j],
-                &format!("row {i}, gradient {j}"),
-            );
+            close(*got, want, gradient.magnitudes[j], &format!("row {i}, gradient {j}"));
         }
     }
 }
@@ -83,12 +65,10 @@ fn oracle_meets_fifty_digits() {
 #[test]
 fn oracle_meets_hand_written_values() {
     use std::f64::consts::LN_2;
-    let third =
-        reference::forward_row(SoftmaxKind::Softmax, &[0.0, LN_2], 2, MaskedRows::Nan).values;
+    let third = reference::forward_row(SoftmaxKind::Softmax, &[0.0, LN_2], 2, MaskedRows::Nan).values;
     close(third[0], 1.0 / 3.0, 1.0, "softmax");
     close(third[1], 2.0 / 3.0, 1.0, "softmax");
-    let dominated =
-        reference::forward_row(SoftmaxKind::LogSoftmax, &[0.0, -100.0], 2, MaskedRows::Nan).values;
+    let dominated = reference::forward_row(SoftmaxKind::LogSoftmax, &[0.0, -100.0], 2, MaskedRows::Nan).values;
     close(
         dominated[0],
         -(-100f64).exp(),
@@ -96,25 +76,10 @@ fn oracle_meets_hand_written_values() {
         "log_softmax of the maximum",
     );
     // Softmax of two equal entries with upstream (1, 0): p (g - 1/2) with scale 3.
-    let gradient = reference::backward_row(
-        SoftmaxKind::Softmax,
-        &[7.0, 7.0],
-        &[1.0, 0.0],
-        2,
-        3.0,
-        MaskedRows::Nan,
-    )
-    .values;
+    let gradient =
+        reference::backward_row(SoftmaxKind::Softmax, &[7.0, 7.0], &[1.0, 0.0], 2, 3.0, MaskedRows::Nan).values;
     assert_eq!(gradient, [0.75, -0.75]);
-    let gradient = reference::backward_row(
-        SoftmaxKind::LogSumExp,
-        &[7.0, 7.0],
-        &[4.0],
-        2,
-        1.0,
-        MaskedRows::Nan,
-    )
-    .values;
+    let gradient = reference::backward_row(SoftmaxKind::LogSumExp, &[7.0, 7.0], &[4.0], 2, 1.0, MaskedRows::Nan).values;
     assert_eq!(gradient, [2.0, 2.0]);
 }
 
@@ -123,48 +88,24 @@ fn oracle_answers_every_class_of_row() {
     const INF: f64 = f64::INFINITY;
     const NAN: f64 = f64::NAN;
     let same = |got: &[f64], want: &[f64]| {
-        got.len() == want.len()
-            && got
-                .iter()
-                .zip(want)
-                .all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
+        got.len() == want.len() && got.iter().zip(want).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
     };
     /// Visible entries of a row of three, then softmax, log_softmax, logsumexp, gradient of softmax.
     type Case = (&'static [f64], [f64; 3], [f64; 3], f64, [f64; 3]);
     let rows: [Case; 6] = [
-        (
-            &[-INF, 0.0, -INF],
-            [0.0, 1.0, 0.0],
-            [-INF, 0.0, -INF],
-            0.0,
-            [0.0; 3],
-        ),
+        (&[-INF, 0.0, -INF], [0.0, 1.0, 0.0], [-INF, 0.0, -INF], 0.0, [0.0; 3]),
         (&[0.0, INF, -INF], [NAN; 3], [NAN; 3], INF, [NAN; 3]),
         (&[NAN, INF, 0.0], [NAN; 3], [NAN; 3], NAN, [NAN; 3]),
         (&[-INF; 3], [NAN; 3], [NAN; 3], -INF, [NAN; 3]),
         (&[5.0], [1.0, 0.0, 0.0], [0.0, -INF, -INF], 5.0, [0.0; 3]),
-        (
-            &[NAN],
-            [NAN, 0.0, 0.0],
-            [NAN, -INF, -INF],
-            NAN,
-            [NAN, 0.0, 0.0],
-        ),
+        (&[NAN], [NAN, 0.0, 0.0], [NAN, -INF, -INF], NAN, [NAN, 0.0, 0.0]),
     ];
     for (z, softmax, log_softmax, logsumexp, gradient) in rows {
         let run = |kind| reference::forward_row(kind, z, 3, MaskedRows::Nan).values;
         assert!(same(&run(SoftmaxKind::Softmax), &softmax), "{z:?}");
         assert!(same(&run(SoftmaxKind::LogSoftmax), &log_softmax), "{z:?}");
         assert!(same(&run(SoftmaxKind::LogSumExp), &[logsumexp]), "{z:?}");
-        let got = reference::backward_row(
-            SoftmaxKind::Softmax,
-            z,
-            &[1.0, 2.0, 3.0],
-            3,
-            1.0,
-            MaskedRows::Nan,
-        )
-        .values;
+        let got = reference::backward_row(SoftmaxKind::Softmax, z, &[1.0, 2.0, 3.0], 3, 1.0, MaskedRows::Nan).values;
         assert!(same(&got, &gradient), "{z:?}: {got:?}");
     }
     for z in [&[-INF; 3][..], &[]] {
@@ -224,14 +165,8 @@ pub fn hard_cases<T: Element>(test: &str) -> Vec<HardCase<T>> {
             (Quantity::Forward(SoftmaxKind::Softmax), "softmax"),
             (Quantity::Forward(SoftmaxKind::LogSoftmax), "log_softmax"),
             (Quantity::Forward(SoftmaxKind::LogSumExp), "logsumexp"),
-            (
-                Quantity::Backward(SoftmaxKind::Softmax),
-                "grad_through_softmax",
-            ),
-            (
-                Quantity::Backward(SoftmaxKind::LogSoftmax),
-                "grad_through_log_softmax",
-            ),
+            (Quantity::Backward(SoftmaxKind::Softmax), "grad_through_softmax"),
+            (Quantity::Backward(SoftmaxKind::LogSoftmax), "grad_through_log_softmax"),
         ];
         let mut expected = Vec::new();
         for (quantity, key) in wanted {
@@ -242,10 +177,7 @@ pub fn hard_cases<T: Element>(test: &str) -> Vec<HardCase<T>> {
             };
             let of_oracle = match quantity {
                 Quantity::Forward(kind) => {
-                    let y_map = RowMap::contiguous(
-                        &[shape[0], if kind.reduces() { 1 } else { shape[1] }],
-                        1,
-                    );
+                    let y_map = RowMap::contiguous(&[shape[0], if kind.reduces() { 1 } else { shape[1] }], 1);
                     reference::forward(kind, &x, &map, None, &options, 1, &y_map)
                 }
                 Quantity::Backward(kind) => reference::backward(
@@ -282,12 +214,7 @@ fn check_oracle(what: &str, file: &Tensor, oracle: &Expected) {
     // PyTorch's log of a sum loses what is small beside 1.
     let absolute = if what.contains("log") { 1e-15 } else { 1e-290 };
     for (j, (&want, &got)) in file.values.iter().zip(&oracle.values).enumerate() {
-        let allowed = if in_f32 {
-            0.51 * DType::F32.ulp(want)
-        } else {
-            0.0
-        } + 1e-12 * oracle.magnitudes[j]
-            + absolute;
+        let allowed = if in_f32 { 0.51 * DType::F32.ulp(want) } else { 0.0 } + 1e-12 * oracle.magnitudes[j] + absolute;
         let same = got == want || (got.is_nan() && want.is_nan());
         assert!(
             same || (got - want).abs() <= allowed,
@@ -318,36 +245,19 @@ pub fn run_hard_cases<T: Element>(
     worst
 }
 
-fn on_cpu<T: Element>(
-    quantity: Quantity,
-    x: &[T],
-    shape: [usize; 2],
-    upstream: Option<&[T]>,
-) -> Vec<T> {
+fn on_cpu<T: Element>(quantity: Quantity, x: &[T], shape: [usize; 2], upstream: Option<&[T]>) -> Vec<T> {
     let options = SoftmaxOptions::default();
     let map = RowMap::contiguous(&shape, 1);
     match quantity {
         Quantity::Forward(kind) => {
-            let y_map =
-                RowMap::contiguous(&[shape[0], if kind.reduces() { 1 } else { shape[1] }], 1);
+            let y_map = RowMap::contiguous(&[shape[0], if kind.reduces() { 1 } else { shape[1] }], 1);
             let mut y = vec![T::default(); shape[0] * y_map.len];
             cpu::forward(kind, x, &map, None, &options, 1, &mut y, &y_map);
             y
         }
         Quantity::Backward(kind) => {
             let mut dx = vec![T::default(); x.len()];
-            cpu::backward(
-                kind,
-                x,
-                &map,
-                None,
-                upstream.unwrap(),
-                &map,
-                &options,
-                1,
-                &mut dx,
-                &map,
-            );
+            cpu::backward(kind, x, &map, None, upstream.unwrap(), &map, &options, 1, &mut dx, &map);
             dx
         }
     }
@@ -356,9 +266,7 @@ fn on_cpu<T: Element>(
 #[test]
 fn cpu_on_hard_rows() {
     fn all<T: Element>() {
-        for (quantity, error) in
-            run_hard_cases::<T>("hard rows on the CPU", Accuracy::Standard, on_cpu)
-        {
+        for (quantity, error) in run_hard_cases::<T>("hard rows on the CPU", Accuracy::Standard, on_cpu) {
             println!(
                 "{} {}: {:.3} ulp, {:.3} of the bound",
                 T::DTYPE,

@@ -84,8 +84,9 @@ pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
             };
             let named = match tensor(&file, "in1") {
                 // ONNX: no axes means all of them; WebNN: only a missing list does.
-                Some(axes) => Some(axes.values.iter().map(|&a| a as i64).collect())
-                    .filter(|axes: &Vec<i64>| !axes.is_empty()),
+                Some(axes) => {
+                    Some(axes.values.iter().map(|&a| a as i64).collect()).filter(|axes: &Vec<i64>| !axes.is_empty())
+                }
                 None => attributes["axes"]
                     .as_array()
                     .map(|axes| axes.iter().map(|a| a.as_i64().unwrap()).collect()),
@@ -130,10 +131,7 @@ pub fn run_onnx_cases<T: Element>(
     mut run: impl FnMut(SoftmaxKind, &[T], &[usize], &SoftmaxOptions) -> Vec<T>,
 ) -> usize {
     let mut count = 0;
-    for case in onnx_cases(test)
-        .into_iter()
-        .filter(|case| case.dtype == T::DTYPE)
-    {
+    for case in onnx_cases(test).into_iter().filter(|case| case.dtype == T::DTYPE) {
         let options = SoftmaxOptions {
             axis: case.axis,
             ..Default::default()
@@ -151,8 +149,7 @@ pub fn run_onnx_cases<T: Element>(
             all.max((v - f64::from(T::from_f64(v).to_f32())).abs())
         });
         for (oracle, want) in expected.values.iter().zip(&case.want) {
-            let allowed =
-                1.01 * case.error * oracle.abs() + 0.5 * T::DTYPE.ulp(*oracle) + 2.0 * rounded;
+            let allowed = 1.01 * case.error * oracle.abs() + 0.5 * T::DTYPE.ulp(*oracle) + 2.0 * rounded;
             assert!(
                 oracle == want || (oracle - want).abs() <= allowed,
                 "{}: oracle {oracle:e}, case {want:e}",
@@ -170,20 +167,12 @@ fn maps(kind: SoftmaxKind, shape: &[usize], options: &SoftmaxOptions) -> (RowMap
     if kind.reduces() {
         output[axis] = 1;
     }
-    (
-        RowMap::contiguous(shape, axis),
-        RowMap::contiguous(&output, axis),
-    )
+    (RowMap::contiguous(shape, axis), RowMap::contiguous(&output, axis))
 }
 
 #[test]
 fn cpu_conforms() {
-    fn on_cpu<T: Element>(
-        kind: SoftmaxKind,
-        x: &[T],
-        shape: &[usize],
-        options: &SoftmaxOptions,
-    ) -> Vec<T> {
+    fn on_cpu<T: Element>(kind: SoftmaxKind, x: &[T], shape: &[usize], options: &SoftmaxOptions) -> Vec<T> {
         let (map, y_map) = maps(kind, shape, options);
         let mut y = vec![T::default(); y_map.rows() * y_map.len];
         cpu::forward(kind, x, &map, None, options, 1, &mut y, &y_map);

@@ -66,17 +66,8 @@ impl Expected {
     }
 
     /// Compares a whole tensor with these values; see [`check`].
-    pub fn check<T: Element>(
-        &self,
-        got: &[T],
-        quantity: Quantity,
-        accuracy: Accuracy,
-    ) -> Result<MaxError, Mismatch> {
-        check(
-            got,
-            &self.values,
-            &self.bounds(quantity, T::DTYPE, accuracy),
-        )
+    pub fn check<T: Element>(&self, got: &[T], quantity: Quantity, accuracy: Accuracy) -> Result<MaxError, Mismatch> {
+        check(got, &self.values, &self.bounds(quantity, T::DTYPE, accuracy))
     }
 }
 
@@ -87,13 +78,7 @@ const U: f64 = 1.0 / (1u64 << 24) as f64;
 ///
 /// `magnitude` is what the error is measured against, see [`Expected::magnitudes`]. Non-finite values allow no error:
 /// their class has to be met, which [`check`] tests.
-pub fn bound(
-    quantity: Quantity,
-    dtype: DType,
-    accuracy: Accuracy,
-    value: f64,
-    magnitude: f64,
-) -> f64 {
+pub fn bound(quantity: Quantity, dtype: DType, accuracy: Accuracy, value: f64, magnitude: f64) -> f64 {
     if !value.is_finite() {
         return 0.0;
     }
@@ -234,14 +219,7 @@ mod tests {
     fn classes_are_exact() {
         let nan = f64::NAN;
         let inf = f64::INFINITY;
-        assert!(
-            check(
-                &[f32::NAN, f32::INFINITY, -0.0],
-                &[nan, inf, 0.0],
-                &[0.0; 3]
-            )
-            .is_ok()
-        );
+        assert!(check(&[f32::NAN, f32::INFINITY, -0.0], &[nan, inf, 0.0], &[0.0; 3]).is_ok());
         for (got, want) in [
             (1.0, nan),
             (f32::NAN, 1.0),
@@ -249,17 +227,9 @@ mod tests {
             (f32::MAX, inf),
             (f32::INFINITY, 1.0),
         ] {
-            assert!(
-                check(&[got], &[want], &[1.0]).is_err(),
-                "{got} against {want}"
-            );
+            assert!(check(&[got], &[want], &[1.0]).is_err(), "{got} against {want}");
         }
-        assert_eq!(
-            check(&[1.0f32], &[1.0, 2.0], &[1.0, 1.0])
-                .unwrap_err()
-                .index,
-            1
-        );
+        assert_eq!(check(&[1.0f32], &[1.0, 2.0], &[1.0, 1.0]).unwrap_err().index, 1);
         assert!(check(&[1.0f32], &[1.5], &[f64::NAN]).is_err());
     }
 
@@ -274,13 +244,10 @@ mod tests {
     #[test]
     fn bounds_are_the_documented_ones() {
         let forward = Quantity::Forward(SoftmaxKind::Softmax);
-        let ulps = |accuracy, value| {
-            bound(forward, DType::F32, accuracy, value, value) / DType::F32.ulp(value)
-        };
+        let ulps = |accuracy, value| bound(forward, DType::F32, accuracy, value, value) / DType::F32.ulp(value);
         assert!((ulps(Accuracy::Standard, 0.75) - 2.0).abs() < 1e-6);
         assert!((ulps(Accuracy::Relaxed, 0.75) - 4.0).abs() < 1e-6);
-        let half =
-            bound(forward, DType::F16, Accuracy::Standard, 0.75, 0.75) / DType::F16.ulp(0.75);
+        let half = bound(forward, DType::F16, Accuracy::Standard, 0.75, 0.75) / DType::F16.ulp(0.75);
         assert!((half - 0.5).abs() < 1e-3, "{half}");
         // A subnormal may be flushed.
         assert!(bound(forward, DType::F32, Accuracy::Standard, 1e-39, 1e-39) >= 1e-39);

@@ -404,38 +404,29 @@ impl<'a, T: Element> Job<'a, T> {
             return;
         }
         let rows_per_task = (TASK / self.len.max(1)).max(1);
-        parallel::for_each_chunk(
-            y,
-            rows_per_task * width,
-            |task, piece, scratch: &mut Scratch| {
-                for (i, out) in piece.chunks_mut(width).enumerate() {
-                    self.run_row(task * rows_per_task + i, out, false, scratch);
-                }
-            },
-        );
+        parallel::for_each_chunk(y, rows_per_task * width, |task, piece, scratch: &mut Scratch| {
+            for (i, out) in piece.chunks_mut(width).enumerate() {
+                self.run_row(task * rows_per_task + i, out, false, scratch);
+            }
+        });
     }
 
     /// Rows that step over a narrow inner dimension.
     fn run_narrow(&self, inner: usize, y: &mut [T]) {
         let outer_size = self.len * inner;
         let outers_per_task = (TASK / outer_size).max(1);
-        parallel::for_each_chunk(
-            y,
-            outers_per_task * outer_size,
-            |task, piece, scratch: &mut Scratch| {
-                let mut packed = vec![T::default(); self.len];
-                for (i, block) in piece.chunks_mut(outer_size).enumerate() {
-                    let first = (task * outers_per_task + i) * inner;
-                    for column in 0..inner {
-                        self.run_row(first + column, &mut packed, false, scratch);
-                        for (&v, o) in packed.iter().zip(block[column..].iter_mut().step_by(inner))
-                        {
-                            *o = v;
-                        }
+        parallel::for_each_chunk(y, outers_per_task * outer_size, |task, piece, scratch: &mut Scratch| {
+            let mut packed = vec![T::default(); self.len];
+            for (i, block) in piece.chunks_mut(outer_size).enumerate() {
+                let first = (task * outers_per_task + i) * inner;
+                for column in 0..inner {
+                    self.run_row(first + column, &mut packed, false, scratch);
+                    for (&v, o) in packed.iter().zip(block[column..].iter_mut().step_by(inner)) {
+                        *o = v;
                     }
                 }
-            },
-        );
+            }
+        });
     }
 
     /// One row into its place.
@@ -480,38 +471,22 @@ impl<'a, T: Element> Job<'a, T> {
                 out[0] = T::from_f32(self.logsumexp(&stats));
             } else if stats.class() == RowClass::Ordinary {
                 let finish = self.finish(row, &stats);
-                write(&mut out[..visible], buffer, |out| {
-                    self.write_row(&z, &g, &finish, out)
-                });
+                write(&mut out[..visible], buffer, |out| self.write_row(&z, &g, &finish, out));
                 fill(&mut out[visible..], self.hidden());
             } else {
                 self.fill_exceptional(stats.class(), out, visible);
             }
             return;
         }
-        let stored = if softmax {
-            as_f32_mut(&mut out[..visible])
-        } else {
-            None
-        };
+        let stored = if softmax { as_f32_mut(&mut out[..visible]) } else { None };
         let in_place = stored.is_some();
         let partials: Vec<Partial> = match stored {
-            Some(direct) => parallel::map_chunks(
-                split,
-                scratch,
-                direct,
-                CHUNK,
-                |chunk, piece, scratch: &mut Scratch| {
-                    let z = self.row_z(
-                        row,
-                        chunk * CHUNK,
-                        piece.len(),
-                        &mut scratch.z,
-                        &mut scratch.second,
-                    );
+            Some(direct) => {
+                parallel::map_chunks(split, scratch, direct, CHUNK, |chunk, piece, scratch: &mut Scratch| {
+                    let z = self.row_z(row, chunk * CHUNK, piece.len(), &mut scratch.z, &mut scratch.second);
                     self.reduce(&z, &[], Some(piece))
-                },
-            ),
+                })
+            }
             None => parallel::map(
                 split,
                 scratch,
@@ -525,9 +500,7 @@ impl<'a, T: Element> Job<'a, T> {
                 },
             ),
         };
-        let stats = partials
-            .iter()
-            .fold(Partial::EMPTY, |all, &part| all.merge(part));
+        let stats = partials.iter().fold(Partial::EMPTY, |all, &part| all.merge(part));
         if self.reduces() {
             out[0] = T::from_f32(self.logsumexp(&stats));
             return;
@@ -598,13 +571,7 @@ impl<'a, T: Element> Job<'a, T> {
     }
 
     /// Upstream values of a row; nothing where each element does not have its own.
-    fn row_g<'b>(
-        &'b self,
-        row: usize,
-        from: usize,
-        count: usize,
-        buffer: &'b mut Vec<f32>,
-    ) -> Cow<'b, [f32]> {
+    fn row_g<'b>(&'b self, row: usize, from: usize, count: usize, buffer: &'b mut Vec<f32>) -> Cow<'b, [f32]> {
         match &self.upstream {
             Some(upstream) if !self.kind.reduces() && count > 0 => {
                 if upstream.stride == 1 {
@@ -625,11 +592,7 @@ impl<'a, T: Element> Job<'a, T> {
     fn reduce(&self, z: &[f32], g: &[f32], store: Option<&mut [f32]>) -> Partial {
         let max = kernels::max(z);
         if !max.is_finite() {
-            let others = if z.iter().any(|v| v.is_nan()) {
-                f64::NAN
-            } else {
-                0.0
-            };
+            let others = if z.iter().any(|v| v.is_nan()) { f64::NAN } else { 0.0 };
             // In a longer row, what goes with -inf takes part with weight 0.
             let [_, dot, total] = if g.is_empty() {
                 [0.0; 3]
@@ -685,8 +648,7 @@ impl<'a, T: Element> Job<'a, T> {
             (Some(_), SoftmaxKind::Softmax) => stats.dot * factor,
             (Some(_), SoftmaxKind::LogSoftmax) => stats.total,
             (Some(upstream), SoftmaxKind::LogSumExp) => {
-                f64::from(self.options.scale)
-                    * f64::from(upstream.values[upstream.starts.of(row)].to_f32())
+                f64::from(self.options.scale) * f64::from(upstream.values[upstream.starts.of(row)].to_f32())
             }
         };
         Finish {
@@ -698,24 +660,16 @@ impl<'a, T: Element> Job<'a, T> {
 
     /// Results of a part of an ordinary row.
     fn write_row(&self, z: &[f32], g: &[f32], finish: &Finish, out: &mut [f32]) {
-        let &Finish {
-            max,
-            factor,
-            constant,
-        } = finish;
+        let &Finish { max, factor, constant } = finish;
         let scale = f64::from(self.options.scale);
         match (&self.upstream, self.kind) {
             (None, SoftmaxKind::LogSoftmax) => kernels::log_softmax(z, max, constant, out),
             (None, _) => kernels::softmax(z, max, factor, out),
-            (Some(_), SoftmaxKind::Softmax) => {
-                kernels::softmax_gradient(z, g, max, factor, constant, scale, out)
-            }
+            (Some(_), SoftmaxKind::Softmax) => kernels::softmax_gradient(z, g, max, factor, constant, scale, out),
             (Some(_), SoftmaxKind::LogSoftmax) => {
                 kernels::log_softmax_gradient(z, g, max, factor, constant, scale, out)
             }
-            (Some(_), SoftmaxKind::LogSumExp) => {
-                kernels::logsumexp_gradient(z, max, factor, constant, out)
-            }
+            (Some(_), SoftmaxKind::LogSumExp) => kernels::logsumexp_gradient(z, max, factor, constant, out),
         }
     }
 
@@ -750,10 +704,7 @@ impl<'a, T: Element> Job<'a, T> {
         // At most 64 segments, each of whole tiles: few enough to merge, enough for many threads.
         let segment = self.len.div_ceil(64).next_multiple_of(TILE_ROWS);
         let x_consecutive = self.x.starts.consecutive(row, columns);
-        let mask_consecutive = self
-            .mask
-            .as_ref()
-            .is_some_and(|m| m.starts.consecutive(row, columns));
+        let mask_consecutive = self.mask.as_ref().is_some_and(|m| m.starts.consecutive(row, columns));
         let g = self.upstream.as_ref().filter(|_| !self.kind.reduces());
         let g_consecutive = g.is_some_and(|g| g.starts.consecutive(row, columns));
         let segments = parallel::map(
@@ -795,10 +746,8 @@ impl<'a, T: Element> Job<'a, T> {
                         }
                     }
                     for (group, into) in all.chunks_mut(LANES).enumerate() {
-                        let parts = self.reduce_group(
-                            &tile[group * LANES..],
-                            g_tile.get(group * LANES..).unwrap_or(&[]),
-                        );
+                        let parts =
+                            self.reduce_group(&tile[group * LANES..], g_tile.get(group * LANES..).unwrap_or(&[]));
                         for (all, part) in into.iter_mut().zip(parts) {
                             *all = all.merge(part);
                         }
@@ -808,9 +757,7 @@ impl<'a, T: Element> Job<'a, T> {
             },
         );
         let mut segments = segments.into_iter();
-        let mut all = segments
-            .next()
-            .unwrap_or_else(|| vec![Partial::EMPTY; columns]);
+        let mut all = segments.next().unwrap_or_else(|| vec![Partial::EMPTY; columns]);
         for segment in segments {
             for (all, part) in all.iter_mut().zip(segment) {
                 *all = all.merge(part);
@@ -840,11 +787,7 @@ impl<'a, T: Element> Job<'a, T> {
                 total: total[i],
             };
             if !part.max.is_finite() {
-                let nan = tile
-                    .iter()
-                    .skip(i)
-                    .step_by(TILE_COLUMNS)
-                    .any(|v| v.is_nan());
+                let nan = tile.iter().skip(i).step_by(TILE_COLUMNS).any(|v| v.is_nan());
                 part = Partial {
                     ties: 0.0,
                     others: if nan { f64::NAN } else { 0.0 },
@@ -879,15 +822,10 @@ impl<'a, T: Element> Job<'a, T> {
     /// Log-sum-exp across an inner dimension of `inner` columns.
     fn reduce_columns(&self, inner: usize, y: &mut [T]) {
         let blocks: Vec<(usize, usize)> = column_blocks(self.rows / inner, inner, TILE_COLUMNS);
-        let results = parallel::map(
-            true,
-            &mut Scratch::default(),
-            blocks.len(),
-            |block, _: &mut Scratch| {
-                let (row, columns) = blocks[block];
-                self.column_statistics(row, columns)
-            },
-        );
+        let results = parallel::map(true, &mut Scratch::default(), blocks.len(), |block, _: &mut Scratch| {
+            let (row, columns) = blocks[block];
+            self.column_statistics(row, columns)
+        });
         for (y, stats) in y.iter_mut().zip(results.iter().flatten()) {
             *y = T::from_f32(self.logsumexp(stats));
         }
@@ -897,11 +835,8 @@ impl<'a, T: Element> Job<'a, T> {
     fn run_columns(&self, inner: usize, y: &mut [T]) {
         let outer = self.rows / inner;
         let blocks = column_blocks(outer, inner, TILE_COLUMNS);
-        let finishes: Vec<(Vec<Finish>, Vec<RowClass>)> = parallel::map(
-            true,
-            &mut Scratch::default(),
-            blocks.len(),
-            |block, _: &mut Scratch| {
+        let finishes: Vec<(Vec<Finish>, Vec<RowClass>)> =
+            parallel::map(true, &mut Scratch::default(), blocks.len(), |block, _: &mut Scratch| {
                 let (row, columns) = blocks[block];
                 let stats = self.column_statistics(row, columns);
                 let finish = stats
@@ -910,8 +845,7 @@ impl<'a, T: Element> Job<'a, T> {
                     .map(|(i, stats)| self.finish(row + i, stats))
                     .collect();
                 (finish, stats.iter().map(Partial::class).collect())
-            },
-        );
+            });
         // One array for each quantity, as the kernels want them.
         let (mut max, mut factor, mut constant) = (
             Vec::with_capacity(self.rows),
@@ -938,70 +872,56 @@ impl<'a, T: Element> Job<'a, T> {
                     .map(move |(i, piece)| (o * inner, i * lines, piece))
             })
             .collect();
-        parallel::consume(
-            pieces,
-            |(first_row, first, piece), scratch: &mut Scratch| {
-                for (row, columns) in column_blocks(1, inner, 16 * TILE_COLUMNS) {
-                    let (column, row) = (row, first_row + row);
-                    let of = |values: &[f64]| -> std::ops::Range<usize> {
-                        debug_assert!(row + columns <= values.len());
-                        row..row + columns
-                    };
-                    let (max, factor, constant) = (
-                        &max[of(&max)],
-                        &factor[of(&factor)],
-                        &constant[of(&constant)],
-                    );
-                    let x_consecutive = self.x.starts.consecutive(row, columns);
-                    let mask_consecutive = self
-                        .mask
-                        .as_ref()
-                        .is_some_and(|m| m.starts.consecutive(row, columns));
-                    let g_consecutive = self
-                        .upstream
-                        .as_ref()
-                        .is_some_and(|g| g.starts.consecutive(row, columns));
-                    for (j, line) in piece.chunks_mut(inner).enumerate() {
-                        let Scratch {
-                            z,
-                            g,
-                            out: buffer,
-                            second,
-                        } = &mut *scratch;
-                        let (z, g) = (sized(z, columns), sized(g, columns));
-                        self.column_z(row, x_consecutive, mask_consecutive, first + j, z, second);
-                        match &self.upstream {
-                            Some(upstream) if !self.kind.reduces() => {
-                                upstream.load_column(row, g_consecutive, first + j, g)
-                            }
-                            // Not used for the sum, but must be finite.
-                            _ => g.fill(0.0),
+        parallel::consume(pieces, |(first_row, first, piece), scratch: &mut Scratch| {
+            for (row, columns) in column_blocks(1, inner, 16 * TILE_COLUMNS) {
+                let (column, row) = (row, first_row + row);
+                let of = |values: &[f64]| -> std::ops::Range<usize> {
+                    debug_assert!(row + columns <= values.len());
+                    row..row + columns
+                };
+                let (max, factor, constant) = (&max[of(&max)], &factor[of(&factor)], &constant[of(&constant)]);
+                let x_consecutive = self.x.starts.consecutive(row, columns);
+                let mask_consecutive = self.mask.as_ref().is_some_and(|m| m.starts.consecutive(row, columns));
+                let g_consecutive = self
+                    .upstream
+                    .as_ref()
+                    .is_some_and(|g| g.starts.consecutive(row, columns));
+                for (j, line) in piece.chunks_mut(inner).enumerate() {
+                    let Scratch {
+                        z,
+                        g,
+                        out: buffer,
+                        second,
+                    } = &mut *scratch;
+                    let (z, g) = (sized(z, columns), sized(g, columns));
+                    self.column_z(row, x_consecutive, mask_consecutive, first + j, z, second);
+                    match &self.upstream {
+                        Some(upstream) if !self.kind.reduces() => {
+                            upstream.load_column(row, g_consecutive, first + j, g)
                         }
-                        let scale = f64::from(self.options.scale);
-                        write(&mut line[column..column + columns], buffer, |out| {
-                            match (&self.upstream, self.kind) {
-                                (None, SoftmaxKind::LogSoftmax) => {
-                                    kernels::columns_log_softmax(z, max, constant, out)
-                                }
-                                (None, _) => kernels::columns_softmax(z, max, factor, out),
-                                (Some(_), kind) => kernels::columns_gradient(
-                                    z, g, max, factor, constant, kind, scale, out,
-                                ),
-                            }
-                        });
+                        // Not used for the sum, but must be finite.
+                        _ => g.fill(0.0),
                     }
+                    let scale = f64::from(self.options.scale);
+                    write(&mut line[column..column + columns], buffer, |out| {
+                        match (&self.upstream, self.kind) {
+                            (None, SoftmaxKind::LogSoftmax) => kernels::columns_log_softmax(z, max, constant, out),
+                            (None, _) => kernels::columns_softmax(z, max, factor, out),
+                            (Some(_), kind) => kernels::columns_gradient(z, g, max, factor, constant, kind, scale, out),
+                        }
+                    });
                 }
-                let from = exceptional.partition_point(|&(row, _)| row < first_row);
-                for &(row, value) in exceptional[from..]
-                    .iter()
-                    .take_while(|&&(row, _)| row < first_row + inner)
-                {
-                    for line in piece.chunks_mut(inner) {
-                        line[row - first_row] = T::from_f32(value);
-                    }
+            }
+            let from = exceptional.partition_point(|&(row, _)| row < first_row);
+            for &(row, value) in exceptional[from..]
+                .iter()
+                .take_while(|&&(row, _)| row < first_row + inner)
+            {
+                for line in piece.chunks_mut(inner) {
+                    line[row - first_row] = T::from_f32(value);
                 }
-            },
-        );
+            }
+        });
     }
 }
 
@@ -1095,9 +1015,7 @@ mod parallel {
     ) {
         data.par_chunks_mut(size)
             .enumerate()
-            .for_each_init(S::default, |scratch, (index, chunk)| {
-                work(index, chunk, scratch)
-            });
+            .for_each_init(S::default, |scratch, (index, chunk)| work(index, chunk, scratch));
     }
 
     /// With `split` over threads, else in this one with `own` scratch.
@@ -1117,9 +1035,7 @@ mod parallel {
         }
         data.par_chunks_mut(size)
             .enumerate()
-            .map_init(S::default, |scratch, (index, chunk)| {
-                work(index, chunk, scratch)
-            })
+            .map_init(S::default, |scratch, (index, chunk)| work(index, chunk, scratch))
             .collect()
     }
 
@@ -1152,11 +1068,7 @@ mod parallel {
         1
     }
 
-    pub(super) fn for_each_chunk<T, S: Default>(
-        data: &mut [T],
-        size: usize,
-        work: impl Fn(usize, &mut [T], &mut S),
-    ) {
+    pub(super) fn for_each_chunk<T, S: Default>(data: &mut [T], size: usize, work: impl Fn(usize, &mut [T], &mut S)) {
         let mut scratch = S::default();
         data.chunks_mut(size)
             .enumerate()

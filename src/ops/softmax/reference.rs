@@ -148,19 +148,11 @@ impl RowStatistics {
 }
 
 /// The answer for a row that is not ordinary, given what its hidden entries hold.
-fn exceptional_row(
-    class: RowClass,
-    visible: usize,
-    len: usize,
-    masked: MaskedRows,
-    hidden: f64,
-) -> Expected {
+fn exceptional_row(class: RowClass, visible: usize, len: usize, masked: MaskedRows, hidden: f64) -> Expected {
     let values = match (class, masked) {
         (RowClass::Masked, MaskedRows::Zero) => vec![hidden; len],
         (RowClass::Masked, MaskedRows::Nan) => vec![f64::NAN; len],
-        _ => (0..len)
-            .map(|j| if j < visible { f64::NAN } else { hidden })
-            .collect(),
+        _ => (0..len).map(|j| if j < visible { f64::NAN } else { hidden }).collect(),
     };
     Expected {
         magnitudes: vec![0.0; values.len()],
@@ -202,14 +194,7 @@ const FLUSHED: f64 = 1.0 / (1u128 << 105) as f64;
 
 /// One row backward: gradient of `sum_j g_j * y_j` with respect to x, where y is the row forward and `dz/dx = scale`.
 /// `g` holds the `len` upstream values of the row, one for logsumexp.
-pub fn backward_row(
-    kind: SoftmaxKind,
-    z: &[f64],
-    g: &[f64],
-    len: usize,
-    scale: f64,
-    masked: MaskedRows,
-) -> Expected {
+pub fn backward_row(kind: SoftmaxKind, z: &[f64], g: &[f64], len: usize, scale: f64, masked: MaskedRows) -> Expected {
     let row = RowStatistics::new(z);
     if row.class != RowClass::Ordinary {
         return exceptional_row(row.class, z.len(), len, masked, 0.0);
@@ -262,9 +247,7 @@ pub fn visible_row<T: Element>(
     row: usize,
 ) -> Vec<f64> {
     let visible = options.visible(row, queries, x_map.len);
-    let scaled = elements(x, x_map, row)
-        .take(visible)
-        .map(|x| x * options.scale);
+    let scaled = elements(x, x_map, row).take(visible).map(|x| x * options.scale);
     match mask {
         None => scaled.map(f64::from).collect(),
         Some((mask, mask_map)) => scaled
@@ -275,11 +258,7 @@ pub fn visible_row<T: Element>(
 }
 
 /// Elements of a row in f32.
-fn elements<'a, T: Element>(
-    values: &'a [T],
-    map: &RowMap,
-    row: usize,
-) -> impl Iterator<Item = f32> + 'a {
+fn elements<'a, T: Element>(values: &'a [T], map: &RowMap, row: usize) -> impl Iterator<Item = f32> + 'a {
     let (start, stride) = (map.start(row), map.len_stride);
     (0..map.len).map(move |j| values[start + j * stride].to_f32())
 }
@@ -287,12 +266,7 @@ fn elements<'a, T: Element>(
 /// Writes the answers of a row where `map` places them.
 fn place(answers: Expected, map: &RowMap, row: usize, into: &mut Expected) {
     let start = map.start(row);
-    for (j, (value, magnitude)) in answers
-        .values
-        .into_iter()
-        .zip(answers.magnitudes)
-        .enumerate()
-    {
+    for (j, (value, magnitude)) in answers.values.into_iter().zip(answers.magnitudes).enumerate() {
         into.values[start + j * map.len_stride] = value;
         into.magnitudes[start + j * map.len_stride] = magnitude;
     }
@@ -344,17 +318,8 @@ pub fn backward<T: Element>(
     };
     for row in 0..x_map.rows() {
         let z = visible_row(x, x_map, mask, options, queries, row);
-        let g: Vec<f64> = elements(upstream, upstream_map, row)
-            .map(f64::from)
-            .collect();
-        let answers = backward_row(
-            kind,
-            &z,
-            &g,
-            x_map.len,
-            f64::from(options.scale),
-            options.masked_rows,
-        );
+        let g: Vec<f64> = elements(upstream, upstream_map, row).map(f64::from).collect();
+        let answers = backward_row(kind, &z, &g, x_map.len, f64::from(options.scale), options.masked_rows);
         place(answers, dx_map, row, &mut all);
     }
     all

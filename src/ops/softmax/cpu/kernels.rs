@@ -66,11 +66,7 @@ fn exp_in_range<const FMA: bool>(d: f64) -> f64 {
     const ROUND_UNBIASED: f64 = 6755399441055744.0;
     let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND_UNBIASED);
     let r = multiply_add::<FMA>(rounded - ROUND_UNBIASED, -std::f64::consts::LN_2, d);
-    f64::from_bits(
-        exp_reduced::<FMA>(r)
-            .to_bits()
-            .wrapping_add(rounded.to_bits() << 52),
-    )
+    f64::from_bits(exp_reduced::<FMA>(r).to_bits().wrapping_add(rounded.to_bits() << 52))
 }
 
 /// Entries so far below the maximum that nothing remains of them are lifted to here: `exp(-700)` is below `2^-1009`.
@@ -85,11 +81,7 @@ fn exp_lanes<const FMA: bool, const NEAR: bool>(z: &Lanes32, m: &Lanes64) -> Lan
     let mut e = [0.0; LANES];
     for i in 0..LANES {
         let d = f64::from(z[i]) - m[i];
-        e[i] = if NEAR {
-            exp_in_range::<FMA>(d)
-        } else {
-            exp::<FMA>(d)
-        };
+        e[i] = if NEAR { exp_in_range::<FMA>(d) } else { exp::<FMA>(d) };
     }
     e
 }
@@ -527,12 +519,7 @@ mod tests {
             }
         }
         assert!(worst < 1.1 * 2f64.powi(-28), "{worst:e}");
-        for (d, want) in [
-            (0.0, 1.0),
-            (f64::NEG_INFINITY, 0.0),
-            (-1e300, 0.0),
-            (-709.5, 0.0),
-        ] {
+        for (d, want) in [(0.0, 1.0), (f64::NEG_INFINITY, 0.0), (-1e300, 0.0), (-709.5, 0.0)] {
             assert_eq!(exp::<false>(d), want);
         }
         assert!(exp::<false>(f64::NAN).is_nan());
