@@ -41,7 +41,7 @@ fn take(state: Online, z: vec4<f32>, inside: vec4<bool>) -> Online {
         let far = above & (first | (x > s.reference + vec4<f32>(RISE)));
         // The old largest entries join the others, relative to the old reference.
         let joined = select(vec4<f32>(0.0), s.count * exp_wide4(s.largest, s.reference), above & !first);
-        s.t = pair_add4(s.t, joined, params.zero);
+        s.t = pair_add_positive4(s.t, joined, params.zero);
         if any(far) {
             let factor = select(vec4<f32>(1.0), exp_wide4(s.reference, x) * T_UNSCALE, far & !first);
             let scaled = scale_pair4(s.t, factor);
@@ -55,7 +55,7 @@ fn take(state: Online, z: vec4<f32>, inside: vec4<bool>) -> Online {
     let tie = use4 & (x == s.largest);
     s.count += select(vec4<f32>(0.0), vec4<f32>(1.0), tie);
     let v = select(vec4<f32>(0.0), exp_wide4(x, s.reference), use4 & !tie);
-    s.t = pair_add4(s.t, v, params.zero);
+    s.t = pair_add_positive4(s.t, v, params.zero);
     return s;
 }
 

@@ -108,6 +108,9 @@ impl Strategy {
         if few && len > CHUNK {
             return Strategy::Split;
         }
+        if len <= 1024 {
+            return Strategy::OnChip;
+        }
         if capabilities.software {
             // A barrier costs more than a read that the cache serves.
             let longest = if capabilities.subgroup > 1 { 131_072 } else { 32_768 };
@@ -118,8 +121,7 @@ impl Strategy {
             };
         }
         match len {
-            0..=1024 => Strategy::OnChip,
-            1025..=16_384 => Strategy::Workgroup,
+            0..=16_384 => Strategy::Workgroup,
             16_385..=1_048_576 if !backward => Strategy::Online,
             16_385..=1_048_576 => Strategy::Workgroup,
             _ => Strategy::Split,
@@ -193,6 +195,8 @@ pub(crate) struct Variant {
     pub shader_f16: bool,
     pub masked_zero: bool,
     pub scaled: bool,
+    /// Rows end on multiples of four elements and there is no causal mask.
+    pub whole: bool,
     pub mask: bool,
     pub in_place: bool,
     pub all_read_write: bool,
@@ -221,6 +225,7 @@ impl Variant {
             ("KIND", unsigned(self.kind as u32)),
             ("BACKWARD", boolean(self.backward)),
             ("MASKED_ZERO", boolean(self.masked_zero)),
+            ("WHOLE", boolean(self.whole)),
             ("SCALED", boolean(self.scaled)),
         ];
         let access = |name, quad, written| TensorAccess {
@@ -427,6 +432,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         shader_f16: capabilities.shader_f16,
         masked_zero: call.options.masked_rows == MaskedRows::Zero,
         scaled: call.options.scale != 1.0,
+        whole: x.len.is_multiple_of(4) && call.options.causal.is_none(),
         mask: call.mask.is_some(),
         in_place,
         all_read_write: shared,
@@ -774,6 +780,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                         shader_f16,
                         masked_zero: turn % 2 == 1,
                         scaled: turn % 3 == 1,
+                        whole: quads,
                         mask: !turn.is_multiple_of(3),
                         in_place: turn % 4 == 1 && (backward || !kind.reduces()),
                         all_read_write: turn % 4 >= 2,
