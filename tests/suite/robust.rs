@@ -442,6 +442,8 @@ fn borrowed_devices_keep_their_callbacks() {
         // Nobody told the borrower, yet it finds out.
         let context = Context::from_gpu(gpu);
         expect_lost(name, macheps::softmax(&context, &x, &[4, 8]));
+        expect_lost(name, context.upload(&x, &[4, 8]));
+        assert_eq!(errors.load(Ordering::SeqCst), 1, "{name}: the owner's handler heard of it");
     }
 }
 
