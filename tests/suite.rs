@@ -11,8 +11,12 @@ mod cpu_softmax;
 mod data;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/planted.rs"]
+mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/robust.rs"]
+mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
 #[path = "suite/gpus.rs"]
@@ -23,3 +27,5 @@ mod hard_rows;
 mod house;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/shaders.rs"]
+mod shaders;

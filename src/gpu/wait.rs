@@ -70,12 +70,12 @@ impl Readback {
         let view = self
             .staging
             .get_mapped_range(..)
-            .map_err(|e| Error::Wgpu(e.to_string()))?;
+            .map_err(|e| self.gpu.refused(e.to_string()))?;
         let bytes = view[..self.len as usize].to_vec();
         drop(view);
         self.staging.unmap();
         match self.gpu.take_error() {
-            Some(message) => Err(Error::Wgpu(message)),
+            Some(message) => Err(self.gpu.refused(message)),
             None => Ok(bytes),
         }
     }
@@ -92,7 +92,7 @@ impl Gpu {
             wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         )?;
         encoder.copy_buffer_to_buffer(source, 0, &staging, 0, len);
-        let submission = self.queue().submit([encoder.finish()]);
+        let submission = self.submit(|| encoder.finish())?;
         Ok(Readback {
             gpu: self.clone(),
             staging,
@@ -104,6 +104,7 @@ impl Gpu {
     /// Blocks until everything submitted so far is done.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait_idle(&self) -> Result<()> {
+        self.check_alive()?;
         let (sender, receiver) = mpsc::channel();
         self.queue().on_submitted_work_done(move || {
             let _ = sender.send(());

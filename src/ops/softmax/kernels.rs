@@ -696,7 +696,7 @@ impl Binder<'_> {
         }
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniforms = gpu.create_buffer("macheps parameters", bytes.len() as u64, usage)?;
-        gpu.queue().write_buffer(&uniforms, 0, &bytes);
+        gpu.write(&uniforms, 0, &bytes)?;
         let steps = self
             .dispatches
             .iter()
