@@ -374,7 +374,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         .into_iter()
         .flatten()
         .collect();
-    let shared = readers.iter().any(|r| r.buffer == call.y.buffer);
+    // The workspace is written too. Where none is needed, none has been passed on.
+    let written = [Some(&call.y.buffer), call.workspace.map(|(buffer, _)| buffer)];
+    let shared = readers
+        .iter()
+        .any(|r| written.iter().flatten().any(|&buffer| r.buffer == *buffer));
     let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| aligned(v, m));
     let quads = [
         quad(Some(call.x), Some(&x)),
