@@ -120,7 +120,7 @@ impl BufferView {
                     format!("{:?} for shape {:?}", self.strides, self.shape),
                 ));
             }
-            reach = stride * (size - 1) + reach;
+            reach += stride * (size - 1);
         }
         Ok(())
     }
