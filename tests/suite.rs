@@ -15,6 +15,10 @@ mod gpu_elementary;
 mod gpu_probe;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_views.rs"]
+mod gpu_views;
+#[path = "suite/gpu_windows.rs"]
+mod gpu_windows;
 #[path = "suite/gpus.rs"]
 mod gpus;
 #[path = "suite/hard_rows.rs"]

@@ -284,7 +284,14 @@ pub(crate) struct Call<'a> {
 pub(crate) fn strategy_for(gpu: &Gpu, x: &RowMap, forced: Option<Strategy>, backward: bool) -> Result<(Strategy, u64)> {
     let capabilities = gpu.capabilities();
     let stride = if x.len > 1 { x.len_stride } else { 1 };
-    let strategy = forced.unwrap_or_else(|| Strategy::choose(capabilities, x.rows(), x.len, stride, backward));
+    let strategy = forced.unwrap_or_else(|| {
+        // A row that passes a binding can only be had in chunks; as in `chunk_len`, 16-bit elements count like f32.
+        let span = (x.len.saturating_sub(1) as u64).saturating_mul(stride as u64 * 4);
+        if span.saturating_add(capabilities.storage_alignment + 32) > capabilities.max_binding {
+            return Strategy::Split;
+        }
+        Strategy::choose(capabilities, x.rows(), x.len, stride, backward)
+    });
     if !strategy.serves(capabilities, x.len, stride, backward) {
         return Err(Error::Unsupported {
             what: format!("strategy {strategy}"),
