@@ -487,6 +487,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         label,
         teams,
         max_workgroups: capabilities.max_workgroups,
+        in_place,
         dispatches: Vec::new(),
         workspace: None,
     };
@@ -641,6 +642,8 @@ struct Binder<'a> {
     label: &'static str,
     teams: u64,
     max_workgroups: u32,
+    /// The shader reads x through the binding of y.
+    in_place: bool,
     dispatches: Vec<Pending>,
     /// Buffer, offset, bytes of `stats`, bytes of `partials`.
     workspace: Option<(wgpu::Buffer, u64, u64, u64)>,
@@ -676,6 +679,10 @@ impl Binder<'_> {
             *strides = part.strides;
             params.bases[*role as usize] = part.base;
             bindings.push((role.binding(), view.buffer.clone(), part.offset, part.size));
+            // A pass that only reads has no other claim to that binding; where y is there too, it is the same window.
+            if *role == Role::X && self.in_place {
+                bindings.push((Role::Y.binding(), view.buffer.clone(), part.offset, part.size));
+            }
         }
         if let Some((buffer, offset, stats, partials)) = &self.workspace {
             bindings.push(("stats", buffer.clone(), *offset, *stats));
