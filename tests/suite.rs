@@ -19,6 +19,10 @@ mod gpu_probe;
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_views.rs"]
+mod gpu_views;
+#[path = "suite/gpu_windows.rs"]
+mod gpu_windows;
 #[path = "suite/gpus.rs"]
 mod gpus;
 #[path = "suite/hard_rows.rs"]

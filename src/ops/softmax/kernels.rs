@@ -289,7 +289,14 @@ pub(crate) struct Call<'a> {
 pub(crate) fn strategy_for(gpu: &Gpu, x: &RowMap, forced: Option<Strategy>, backward: bool) -> Result<(Strategy, u64)> {
     let capabilities = gpu.capabilities();
     let stride = if x.len > 1 { x.len_stride } else { 1 };
-    let strategy = forced.unwrap_or_else(|| Strategy::choose(capabilities, x.rows(), x.len, stride, backward));
+    let strategy = forced.unwrap_or_else(|| {
+        // A row that passes a binding can only be had in chunks; as in `chunk_len`, 16-bit elements count like f32.
+        let span = (x.len.saturating_sub(1) as u64).saturating_mul(stride as u64 * 4);
+        if span.saturating_add(capabilities.storage_alignment + 32) > capabilities.max_binding {
+            return Strategy::Split;
+        }
+        Strategy::choose(capabilities, x.rows(), x.len, stride, backward)
+    });
     if !strategy.serves(capabilities, x.len, stride, backward) {
         return Err(Error::Unsupported {
             what: format!("strategy {strategy}"),
@@ -379,7 +386,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         .into_iter()
         .flatten()
         .collect();
-    let shared = readers.iter().any(|r| r.buffer == call.y.buffer);
+    // The workspace is written too. Where none is needed, none has been passed on.
+    let written = [Some(&call.y.buffer), call.workspace.map(|(buffer, _)| buffer)];
+    let shared = readers
+        .iter()
+        .any(|r| written.iter().flatten().any(|&buffer| r.buffer == *buffer));
     let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| aligned(v, m));
     let quads = [
         quad(Some(call.x), Some(&x)),
@@ -482,6 +493,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         label,
         teams,
         max_workgroups: capabilities.max_workgroups,
+        in_place,
         dispatches: Vec::new(),
         workspace: None,
     };
@@ -636,6 +648,8 @@ struct Binder<'a> {
     label: &'static str,
     teams: u64,
     max_workgroups: u32,
+    /// The shader reads x through the binding of y.
+    in_place: bool,
     dispatches: Vec<Pending>,
     /// Buffer, offset, bytes of `stats`, bytes of `partials`.
     workspace: Option<(wgpu::Buffer, u64, u64, u64)>,
@@ -671,6 +685,10 @@ impl Binder<'_> {
             *strides = part.strides;
             params.bases[*role as usize] = part.base;
             bindings.push((role.binding(), view.buffer.clone(), part.offset, part.size));
+            // A pass that only reads has no other claim to that binding; where y is there too, it is the same window.
+            if *role == Role::X && self.in_place {
+                bindings.push((Role::Y.binding(), view.buffer.clone(), part.offset, part.size));
+            }
         }
         if let Some((buffer, offset, stats, partials)) = &self.workspace {
             bindings.push(("stats", buffer.clone(), *offset, *stats));
