@@ -148,8 +148,8 @@ fn cut(
         let step = outer[t].stride as u64 * tensor.element;
         if one > room {
             count = 0;
-        } else if step > 0 {
-            count = count.min((room - one) / step + 1);
+        } else if let Some(more) = (room - one).checked_div(step) {
+            count = count.min(more + 1);
         }
     }
     count = count

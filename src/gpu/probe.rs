@@ -109,6 +109,18 @@ pub struct Fact {
     pub verdict: Verdict,
 }
 
+impl Fact {
+    fn new(id: &'static str, group: &'static str, what: &'static str, value: Value, verdict: Verdict) -> Fact {
+        Fact {
+            id,
+            group,
+            what,
+            value,
+            verdict,
+        }
+    }
+}
+
 /// What a device's arithmetic is like; see [`Gpu::probe`] and [`cpu`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ProbeReport {
@@ -274,190 +286,70 @@ const TANH_ALL: Sampler = |r| (r.uniform(-10.0, 10.0), 1.0);
 const QUOTIENTS: Sampler = |r| (r.signed_binades(-60, 60), r.signed_binades(-60, 60));
 const ANY_QUOTIENTS: Sampler = |r| (r.signed_binades(-126, 127), r.signed_binades(-126, 127));
 
-const SWEEPS: [Sweep; 19] = {
-    const fn builtin(
-        id: &'static str,
-        what: &'static str,
-        op: u32,
-        samples: Sampler,
-        exact: fn(f64, f64) -> f64,
-        host: fn(f32, f32) -> f32,
-        good: f64,
-    ) -> Sweep {
-        Sweep {
-            id,
-            group: BUILTINS,
-            what,
-            op,
-            samples,
-            exact,
-            host: Some(host),
-            good,
-        }
+// A table: one row a line.
+#[rustfmt::skip]
+const SWEEPS: [Sweep; 19] = [
+    builtin("exp_low", "exp(x) on [-87, 0]", 0, LOW_EXP, |x, _| x.exp(), |x, _| x.exp(), 2.0),
+    builtin("exp_all", "exp(x) on [-87, 88]", 0, ALL_EXP, |x, _| x.exp(), |x, _| x.exp(), 2.0),
+    builtin("log_near_1", "log(x) on [0.5, 1.5]", 1, NEAR_ONE, |x, _| x.ln(), |x, _| x.ln(), 2.0),
+    builtin("log_all", "log(x) over all positive numbers", 1, POSITIVE, |x, _| x.ln(), |x, _| x.ln(), 2.0),
+    builtin("tanh_near_0", "tanh(x) on [-0.5, 0.5]", 2, NEAR_ZERO, |x, _| x.tanh(), |x, _| x.tanh(), 2.0),
+    builtin("tanh_all", "tanh(x) on [-10, 10]", 2, TANH_ALL, |x, _| x.tanh(), |x, _| x.tanh(), 2.0),
+    builtin("sqrt", "sqrt(x) over all positive numbers", 3, POSITIVE, |x, _| x.sqrt(), |x, _| x.sqrt(), 0.501),
+    builtin("div", "x / y, both of 2^-60 to 2^60", 4, QUOTIENTS, |x, y| x / y, |x, y| x / y, 0.501),
+    builtin("div_all", "x / y over all normal numbers", 4, ANY_QUOTIENTS, |x, y| x / y, |x, y| x / y, 0.501),
+    builtin("div_constant", "x / 3.0, more than half an ulp if a reciprocal", 5, QUOTIENTS, |x, _| x / 3.0, |x, _| x / 3.0, 0.501),
+    ours("m_exp", "m_exp on [-87, 88]", 6, ALL_EXP, |x, _| x.exp(), 2.0),
+    ours("m_expm1", "m_expm1 on [-0.5, 0.5]", 11, NEAR_ZERO, |x, _| x.exp_m1(), 2.0),
+    ours("m_log_near_1", "m_log on [0.5, 1.5]", 7, NEAR_ONE, |x, _| x.ln(), 1.0),
+    ours("m_log_all", "m_log over all positive numbers", 7, POSITIVE, |x, _| x.ln(), 1.0),
+    ours("m_log1p", "m_log1p on [-0.5, 0.5]", 12, NEAR_ZERO, |x, _| x.ln_1p(), 2.0),
+    ours("m_tanh_near_0", "m_tanh on [-0.5, 0.5]", 8, NEAR_ZERO, |x, _| x.tanh(), 2.0),
+    ours("m_tanh_all", "m_tanh on [-10, 10]", 8, TANH_ALL, |x, _| x.tanh(), 2.0),
+    ours("m_sigmoid", "m_sigmoid on [-87, 88]", 9, ALL_EXP, |x, _| sigmoid(x), 2.0),
+    ours("m_div", "m_div over all normal numbers", 10, ANY_QUOTIENTS, |x, y| x / y, 1.0),
+];
+
+const fn builtin(
+    id: &'static str,
+    what: &'static str,
+    op: u32,
+    samples: Sampler,
+    exact: fn(f64, f64) -> f64,
+    host: fn(f32, f32) -> f32,
+    good: f64,
+) -> Sweep {
+    Sweep {
+        id,
+        group: BUILTINS,
+        what,
+        op,
+        samples,
+        exact,
+        host: Some(host),
+        good,
     }
-    const fn ours(
-        id: &'static str,
-        what: &'static str,
-        op: u32,
-        samples: Sampler,
-        exact: fn(f64, f64) -> f64,
-        good: f64,
-    ) -> Sweep {
-        Sweep {
-            id,
-            group: OURS,
-            what,
-            op,
-            samples,
-            exact,
-            host: None,
-            good,
-        }
+}
+
+const fn ours(
+    id: &'static str,
+    what: &'static str,
+    op: u32,
+    samples: Sampler,
+    exact: fn(f64, f64) -> f64,
+    good: f64,
+) -> Sweep {
+    Sweep {
+        id,
+        group: OURS,
+        what,
+        op,
+        samples,
+        exact,
+        host: None,
+        good,
     }
-    [
-        builtin(
-            "exp_low",
-            "exp(x) on [-87, 0]",
-            0,
-            LOW_EXP,
-            |x, _| x.exp(),
-            |x, _| x.exp(),
-            2.0,
-        ),
-        builtin(
-            "exp_all",
-            "exp(x) on [-87, 88]",
-            0,
-            ALL_EXP,
-            |x, _| x.exp(),
-            |x, _| x.exp(),
-            2.0,
-        ),
-        builtin(
-            "log_near_1",
-            "log(x) on [0.5, 1.5]",
-            1,
-            NEAR_ONE,
-            |x, _| x.ln(),
-            |x, _| x.ln(),
-            2.0,
-        ),
-        builtin(
-            "log_all",
-            "log(x) over all positive numbers",
-            1,
-            POSITIVE,
-            |x, _| x.ln(),
-            |x, _| x.ln(),
-            2.0,
-        ),
-        builtin(
-            "tanh_near_0",
-            "tanh(x) on [-0.5, 0.5]",
-            2,
-            NEAR_ZERO,
-            |x, _| x.tanh(),
-            |x, _| x.tanh(),
-            2.0,
-        ),
-        builtin(
-            "tanh_all",
-            "tanh(x) on [-10, 10]",
-            2,
-            TANH_ALL,
-            |x, _| x.tanh(),
-            |x, _| x.tanh(),
-            2.0,
-        ),
-        builtin(
-            "sqrt",
-            "sqrt(x) over all positive numbers",
-            3,
-            POSITIVE,
-            |x, _| x.sqrt(),
-            |x, _| x.sqrt(),
-            0.501,
-        ),
-        builtin(
-            "div",
-            "x / y, both of 2^-60 to 2^60",
-            4,
-            QUOTIENTS,
-            |x, y| x / y,
-            |x, y| x / y,
-            0.501,
-        ),
-        builtin(
-            "div_all",
-            "x / y over all normal numbers",
-            4,
-            ANY_QUOTIENTS,
-            |x, y| x / y,
-            |x, y| x / y,
-            0.501,
-        ),
-        builtin(
-            "div_constant",
-            "x / 3.0, more than half an ulp if a reciprocal",
-            5,
-            QUOTIENTS,
-            |x, _| x / 3.0,
-            |x, _| x / 3.0,
-            0.501,
-        ),
-        ours("m_exp", "m_exp on [-87, 88]", 6, ALL_EXP, |x, _| x.exp(), 2.0),
-        ours(
-            "m_expm1",
-            "m_expm1 on [-0.5, 0.5]",
-            11,
-            NEAR_ZERO,
-            |x, _| x.exp_m1(),
-            2.0,
-        ),
-        ours("m_log_near_1", "m_log on [0.5, 1.5]", 7, NEAR_ONE, |x, _| x.ln(), 1.0),
-        ours(
-            "m_log_all",
-            "m_log over all positive numbers",
-            7,
-            POSITIVE,
-            |x, _| x.ln(),
-            1.0,
-        ),
-        ours(
-            "m_log1p",
-            "m_log1p on [-0.5, 0.5]",
-            12,
-            NEAR_ZERO,
-            |x, _| x.ln_1p(),
-            2.0,
-        ),
-        ours(
-            "m_tanh_near_0",
-            "m_tanh on [-0.5, 0.5]",
-            8,
-            NEAR_ZERO,
-            |x, _| x.tanh(),
-            2.0,
-        ),
-        ours("m_tanh_all", "m_tanh on [-10, 10]", 8, TANH_ALL, |x, _| x.tanh(), 2.0),
-        ours(
-            "m_sigmoid",
-            "m_sigmoid on [-87, 88]",
-            9,
-            ALL_EXP,
-            |x, _| sigmoid(x),
-            2.0,
-        ),
-        ours(
-            "m_div",
-            "m_div over all normal numbers",
-            10,
-            ANY_QUOTIENTS,
-            |x, y| x / y,
-            1.0,
-        ),
-    ]
-};
+}
 
 impl Sweep {
     fn operands(&self) -> (Vec<f32>, Vec<f32>) {
@@ -539,8 +431,10 @@ enum Expected {
 }
 
 /// Key, heading, question and expected answer of each slot of `facts`.
+#[rustfmt::skip]
 const FACTS: [(&str, &str, &str, Expected); 29] = {
     use Expected::{Flag, Told, Value};
+    const NAN: f32 = f32::NAN;
     const INF: f32 = f32::INFINITY;
     [
         ("nan_ne_itself", NON_FINITE, "NaN != NaN is true", Flag(true)),
@@ -549,49 +443,29 @@ const FACTS: [(&str, &str, &str, Expected); 29] = {
         ("max_1_nan", NON_FINITE, "max(1, NaN)", Told),
         ("min_nan_1", NON_FINITE, "min(NaN, 1)", Told),
         ("min_1_nan", NON_FINITE, "min(1, NaN)", Told),
-        ("nan_times_0", NON_FINITE, "NaN * 0.0", Value(f32::NAN)),
-        ("inf_times_0", NON_FINITE, "inf * 0.0", Value(f32::NAN)),
-        (
-            "inf_minus_itself",
-            NON_FINITE,
-            "inf - inf, of one variable",
-            Value(f32::NAN),
-        ),
-        (
-            "nan_minus_itself",
-            NON_FINITE,
-            "NaN - NaN, of one variable",
-            Value(f32::NAN),
-        ),
-        ("exp_nan", NON_FINITE, "exp(NaN)", Value(f32::NAN)),
+        ("nan_times_0", NON_FINITE, "NaN * 0.0", Value(NAN)),
+        ("inf_times_0", NON_FINITE, "inf * 0.0", Value(NAN)),
+        ("inf_minus_itself", NON_FINITE, "inf - inf, of one variable", Value(NAN)),
+        ("nan_minus_itself", NON_FINITE, "NaN - NaN, of one variable", Value(NAN)),
+        ("exp_nan", NON_FINITE, "exp(NaN)", Value(NAN)),
         ("exp_neg_inf", NON_FINITE, "exp(-inf)", Value(0.0)),
         ("exp_inf", NON_FINITE, "exp(inf)", Value(INF)),
         ("log_0", NON_FINITE, "log(0)", Value(-INF)),
-        ("log_negative", NON_FINITE, "log(-1)", Value(f32::NAN)),
+        ("log_negative", NON_FINITE, "log(-1)", Value(NAN)),
         ("log_inf", NON_FINITE, "log(inf)", Value(INF)),
         ("tanh_inf", NON_FINITE, "tanh(inf)", Value(1.0)),
         ("tanh_neg_inf", NON_FINITE, "tanh(-inf)", Value(-1.0)),
-        ("sqrt_negative", NON_FINITE, "sqrt(-1)", Value(f32::NAN)),
+        ("sqrt_negative", NON_FINITE, "sqrt(-1)", Value(NAN)),
         ("one_over_0", NON_FINITE, "1 / 0", Value(INF)),
         ("fma_fused", ARITHMETIC, "fma() rounds once", Told),
         ("contraction", ARITHMETIC, "a * b + c is contracted", Told),
         ("subnormal_sum", SUBNORMALS, "1e-40 + 1e-40", Value(1e-40 + 1e-40)),
         ("subnormal_product", SUBNORMALS, "1e-40 * 2", Value(1e-40 * 2.0)),
-        (
-            "subnormal_result",
-            SUBNORMALS,
-            "2^-126 * 0.5",
-            Value(f32::MIN_POSITIVE / 2.0),
-        ),
+        ("subnormal_result", SUBNORMALS, "2^-126 * 0.5", Value(f32::MIN_POSITIVE / 2.0)),
         ("subnormal_compare", SUBNORMALS, "1e-40 > 0 is true", Flag(true)),
-        (
-            "bit_tests",
-            NON_FINITE,
-            "this crate's bit tests tell the classes",
-            Flag(true),
-        ),
-        ("tanh_nan", NON_FINITE, "tanh(NaN)", Value(f32::NAN)),
-        ("log_nan", NON_FINITE, "log(NaN)", Value(f32::NAN)),
+        ("bit_tests", NON_FINITE, "this crate's bit tests tell the classes", Flag(true)),
+        ("tanh_nan", NON_FINITE, "tanh(NaN)", Value(NAN)),
+        ("log_nan", NON_FINITE, "log(NaN)", Value(NAN)),
     ]
 };
 
@@ -652,7 +526,6 @@ fn host_facts() -> Vec<u32> {
 fn special_fact(slot: usize, bits: u32) -> Fact {
     let (id, group, what, ref expected) = FACTS[slot];
     let x = f32::from_bits(bits);
-    let judged = |good| if good { Verdict::Ok } else { Verdict::Beware };
     let (value, verdict) = match *expected {
         Expected::Flag(expected) => (Value::Bool(bits == 1), judged((bits == 1) == expected)),
         Expected::Value(expected) => {
@@ -843,6 +716,10 @@ struct Answers {
     stray: Option<(u32, Vec<u32>)>,
 }
 
+fn judged(good: bool) -> Verdict {
+    if good { Verdict::Ok } else { Verdict::Beware }
+}
+
 impl Answers {
     fn report(&self, device: String, backend: String, driver: String) -> ProbeReport {
         let mut facts: Vec<Fact> = SWEEPS
@@ -850,197 +727,31 @@ impl Answers {
             .zip(&self.sweeps)
             .map(|(s, r)| s.fact(r.as_deref()))
             .collect();
-        let judged = |good| if good { Verdict::Ok } else { Verdict::Beware };
-        let mut add = |id, group, what, value, verdict| {
-            facts.push(Fact {
-                id,
-                group,
-                what,
-                value,
-                verdict,
-            })
-        };
-
-        for slot in 0..FACTS.len() {
-            let fact = special_fact(slot, self.facts[slot]);
-            if fact.group == ARITHMETIC {
-                add(fact.id, fact.group, fact.what, fact.value, fact.verdict);
-            }
-        }
-        let (a, b) = pairs();
-        // Of the pairs whose error term is not 0: a compiler that cancels it must not look right by chance.
-        let share = |column: usize, exact: fn(f64, f64) -> f64| {
-            let errors = a.iter().zip(&b).map(|(&a, &b)| {
-                let value = exact(f64::from(a), f64::from(b));
-                value - f64::from(value as f32)
-            });
-            let inexact: Vec<_> = errors
-                .zip(&self.transforms)
-                .filter(|&(error, _)| error != 0.0)
-                .collect();
-            let right = inexact
-                .iter()
-                .filter(|&&(error, row)| f64::from(row[column]) == error)
-                .count();
-            right as f64 / inexact.len() as f64
-        };
-        let plain = share(0, |a, b| a + b);
-        add(
-            "two_sum_plain",
-            ARITHMETIC,
-            "TwoSum written plainly: share of right error terms",
-            Value::Number(plain),
-            judged(plain == 1.0),
-        );
-        for (id, what, column, exact) in [
-            (
-                "two_sum_barrier",
-                "TwoSum behind the barrier: share of right error terms",
-                1,
-                (|a, b| a + b) as fn(f64, f64) -> f64,
-            ),
-            (
-                "two_product_barrier",
-                "TwoProduct behind the barrier: share of right error terms",
-                2,
-                |a, b| a * b,
-            ),
-        ] {
-            if self.has_barrier {
-                let right = share(column, exact);
-                add(id, ARITHMETIC, what, Value::Number(right), judged(right == 1.0));
-            } else {
-                add(id, ARITHMETIC, what, not_available("shaders only"), Verdict::Info);
-            }
-        }
-        let exact = 2.5e7 + (TERMS - 1) as f64;
-        for (i, (id, what)) in [
-            ("sum_naive", "naive sum of 25,000,000 and 20,000 ones, relative error"),
-            ("kahan_plain", "the same by Kahan, written plainly"),
-            ("kahan_barrier", "the same by Kahan, behind the barrier"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            match self.sums[i] {
-                None => add(id, ARITHMETIC, what, not_available("shaders only"), Verdict::Info),
-                Some(sum) => {
-                    let error = (f64::from(sum) - exact).abs() / exact;
-                    let verdict = if i == 0 {
-                        Verdict::Info
-                    } else {
-                        judged(error <= f64::from(f32::EPSILON))
-                    };
-                    add(id, ARITHMETIC, what, Value::Number(error), verdict);
-                }
-            }
-        }
-        for group in [NON_FINITE, SUBNORMALS] {
-            for slot in 0..FACTS.len() {
-                let fact = special_fact(slot, self.facts[slot]);
-                if fact.group == group {
-                    add(fact.id, fact.group, fact.what, fact.value, fact.verdict);
-                }
-            }
-        }
+        facts.extend(self.special(ARITHMETIC));
+        facts.extend(self.compensation());
+        facts.extend(self.special(NON_FINITE));
+        facts.extend(self.special(SUBNORMALS));
         let kept = self.stored.to_bits() == 1e-40f32.to_bits();
-        add(
+        let what = "load and store of 1e-40 keep its bits";
+        facts.push(Fact::new(
             "subnormal_copy",
             SUBNORMALS,
-            "load and store of 1e-40 keep its bits",
+            what,
             Value::Bool(kept),
             judged(kept),
-        );
-
+        ));
         narrowing_facts(false, Some(&self.packed), &mut facts);
-        facts.push(widening_fact(
-            "unpack_wrong",
-            "unpack2x16float: wrong of 65,536",
-            Some(&self.unpacked),
-        ));
+        let what = "unpack2x16float: wrong of 65,536";
+        facts.push(widening_fact("unpack_wrong", what, Some(&self.unpacked)));
         narrowing_facts(true, self.native_narrow.as_deref(), &mut facts);
-        facts.push(widening_fact(
-            "native_load_wrong",
-            "native load: wrong of 65,536",
-            self.native_wide.as_deref(),
-        ));
-
-        let mut add = |id, what, value, verdict| {
-            facts.push(Fact {
-                id,
-                group: EXECUTION,
-                what,
-                value,
-                verdict,
-            })
-        };
-        let iterations = Value::Number(f64::from(self.iterations));
-        add(
-            "loop_iterations",
-            "iterations done of a loop of 100,000",
-            iterations,
-            judged(self.iterations == ITERATIONS),
-        );
-        match &self.lanes {
-            None => {
-                for (id, what) in [
-                    ("subgroup_size", "subgroup size"),
-                    ("subgroup_order", "lanes follow the local index"),
-                ] {
-                    add(id, what, not_available("no subgroups"), Verdict::Info);
-                }
-            }
-            Some(lanes) => {
-                let width = lanes[0][0];
-                let same = lanes.iter().all(|lane| lane[0] == width);
-                let value = if same {
-                    Value::Number(f64::from(width))
-                } else {
-                    Value::Text("not the same everywhere".into())
-                };
-                add("subgroup_size", "subgroup size", value, Verdict::Info);
-                let ordered = same
-                    && width > 0
-                    && lanes
-                        .iter()
-                        .zip(0u32..)
-                        .all(|(lane, i)| lane[1] == i % width && lane[2] == i - i % width);
-                add(
-                    "subgroup_order",
-                    "lanes follow the local index",
-                    Value::Bool(ordered),
-                    judged(ordered),
-                );
-            }
-        }
-        match &self.stray {
-            None => {
-                for (id, what) in [
-                    ("stray_read", "read past the end gives"),
-                    ("stray_write", "write past the end goes to"),
-                ] {
-                    add(id, what, not_available("indices are checked"), Verdict::Ok);
-                }
-            }
-            Some((read, words)) => {
-                let from = match read.checked_sub(STRAY_MARK) {
-                    Some(i) if i < STRAY_WORDS => format!("element {i} of {STRAY_WORDS}"),
-                    _ if *read == 0 => "zero".to_string(),
-                    _ => format!("{read:#x}, which is not in the buffer"),
-                };
-                add(
-                    "stray_read",
-                    "read past the end gives",
-                    Value::Text(from),
-                    Verdict::Info,
-                );
-                let to = match words.iter().rposition(|&w| w == 0xabcd) {
-                    Some(i) => (format!("element {i} of {}", words.len()), Verdict::Beware),
-                    None => ("nowhere in the buffer".to_string(), Verdict::Info),
-                };
-                add("stray_write", "write past the end goes to", Value::Text(to.0), to.1);
-            }
-        }
+        let what = "native load: wrong of 65,536";
+        facts.push(widening_fact("native_load_wrong", what, self.native_wide.as_deref()));
+        let done = Value::Number(f64::from(self.iterations));
+        let what = "iterations done of a loop of 100,000";
+        let verdict = judged(self.iterations == ITERATIONS);
+        facts.push(Fact::new("loop_iterations", EXECUTION, what, done, verdict));
+        facts.extend(self.subgroups());
+        facts.extend(self.strays());
         ProbeReport {
             device,
             backend,
@@ -1048,10 +759,142 @@ impl Answers {
             facts,
         }
     }
+
+    /// The facts of one heading out of [`FACTS`].
+    fn special(&self, group: &'static str) -> impl Iterator<Item = Fact> {
+        let slots = self
+            .facts
+            .iter()
+            .enumerate()
+            .map(|(slot, &bits)| special_fact(slot, bits));
+        slots.filter(move |fact| fact.group == group)
+    }
+
+    /// Whether error terms and compensated sums survive the compiler.
+    fn compensation(&self) -> Vec<Fact> {
+        type Exact = fn(f64, f64) -> f64;
+        let (a, b) = pairs();
+        // Of the pairs whose error term is not 0: a compiler that cancels it must not look right by chance.
+        let share = |column: usize, exact: Exact| {
+            let errors = a.iter().zip(&b).map(|(&a, &b)| {
+                let value = exact(f64::from(a), f64::from(b));
+                value - f64::from(value as f32)
+            });
+            let inexact = errors.zip(&self.transforms).filter(|&(error, _)| error != 0.0);
+            let (mut right, mut all) = (0, 0);
+            for (error, row) in inexact {
+                all += 1;
+                right += usize::from(f64::from(row[column]) == error);
+            }
+            right as f64 / f64::from(all)
+        };
+        let transforms: [(&str, &str, Exact); 3] = [
+            (
+                "two_sum_plain",
+                "TwoSum written plainly: share of right error terms",
+                |a, b| a + b,
+            ),
+            (
+                "two_sum_barrier",
+                "TwoSum behind the barrier: share of right error terms",
+                |a, b| a + b,
+            ),
+            (
+                "two_product_barrier",
+                "TwoProduct behind the barrier: share of right error terms",
+                |a, b| a * b,
+            ),
+        ];
+        let mut facts = Vec::new();
+        for (column, (id, what, exact)) in transforms.into_iter().enumerate() {
+            let (value, verdict) = if column == 0 || self.has_barrier {
+                let right = share(column, exact);
+                (Value::Number(right), judged(right == 1.0))
+            } else {
+                (not_available("shaders only"), Verdict::Info)
+            };
+            facts.push(Fact::new(id, ARITHMETIC, what, value, verdict));
+        }
+        let exact = 2.5e7 + (TERMS - 1) as f64;
+        let sums = [
+            ("sum_naive", "naive sum of 25,000,000 and 20,000 ones, relative error"),
+            ("kahan_plain", "the same by Kahan, written plainly"),
+            ("kahan_barrier", "the same by Kahan, behind the barrier"),
+        ];
+        for ((id, what), sum) in sums.into_iter().zip(self.sums) {
+            let (value, verdict) = match sum.map(|s| (f64::from(s) - exact).abs() / exact) {
+                None => (not_available("shaders only"), Verdict::Info),
+                // A naive sum is expected to be wrong.
+                Some(error) if id == "sum_naive" => (Value::Number(error), Verdict::Info),
+                Some(error) => (Value::Number(error), judged(error <= f64::from(f32::EPSILON))),
+            };
+            facts.push(Fact::new(id, ARITHMETIC, what, value, verdict));
+        }
+        facts
+    }
+
+    fn subgroups(&self) -> [Fact; 2] {
+        let (size, order) = match &self.lanes {
+            None => {
+                let missing = || (not_available("no subgroups"), Verdict::Info);
+                (missing(), missing())
+            }
+            Some(lanes) => {
+                let width = lanes.first().map_or(0, |lane| lane[0]);
+                let same = width > 0 && lanes.iter().all(|lane| lane[0] == width);
+                let size = if same {
+                    Value::Number(f64::from(width))
+                } else {
+                    Value::Text("not the same everywhere".into())
+                };
+                let mut lanes = lanes.iter().zip(0u32..);
+                let ordered = same && lanes.all(|(lane, i)| lane[1] == i % width && lane[2] == i - i % width);
+                ((size, Verdict::Info), (Value::Bool(ordered), judged(ordered)))
+            }
+        };
+        [
+            Fact::new("subgroup_size", EXECUTION, "subgroup size", size.0, size.1),
+            Fact::new(
+                "subgroup_order",
+                EXECUTION,
+                "lanes follow the local index",
+                order.0,
+                order.1,
+            ),
+        ]
+    }
+
+    /// Where reads and writes past the end of a buffer go.
+    fn strays(&self) -> [Fact; 2] {
+        let (read, write) = match &self.stray {
+            None => {
+                let checked = || (not_available("indices are checked"), Verdict::Ok);
+                (checked(), checked())
+            }
+            Some((read, words)) => {
+                let from = match read.checked_sub(STRAY_MARK) {
+                    Some(i) if i < STRAY_WORDS => format!("element {i} of {STRAY_WORDS}"),
+                    _ if *read == 0 => "zero".to_string(),
+                    _ => format!("{read:#x}, which is not in the buffer"),
+                };
+                let write = match words.iter().rposition(|&word| word == STRAY_VALUE) {
+                    Some(i) => (Value::Text(format!("element {i} of {}", words.len())), Verdict::Beware),
+                    None => (Value::Text("nowhere in the buffer".into()), Verdict::Info),
+                };
+                ((Value::Text(from), Verdict::Info), write)
+            }
+        };
+        [
+            Fact::new("stray_read", EXECUTION, "read past the end gives", read.0, read.1),
+            Fact::new("stray_write", EXECUTION, "write past the end goes to", write.0, write.1),
+        ]
+    }
 }
 
 /// Contents of the words around a stray read: this plus their index.
 const STRAY_MARK: u32 = 0x1000;
+/// What the stray write writes.
+const STRAY_VALUE: u32 = 0xabcd;
 
 /// The host's own numerics: Rust's f32 and standard library, in the form of the devices' reports.
 ///

@@ -133,7 +133,7 @@ impl BufferView {
                     format!("{:?} for shape {:?}", self.strides, self.shape),
                 ));
             }
-            reach = stride * (size - 1) + reach;
+            reach += stride * (size - 1);
         }
         Ok(())
     }

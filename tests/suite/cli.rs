@@ -1031,3 +1031,23 @@ fn bench_writes_all_its_files_and_compares() {
         &["none.json"],
     );
 }
+
+#[test]
+fn the_first_visit_lists_verifies_and_times() {
+    let output = Command::new(env!("CARGO_BIN_EXE_macheps"))
+        .env("MACHEPS_DEVICE", "cpu")
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let said = stdout(&output);
+    for part in [
+        "* default: CPU path",
+        "Verified on CPU path",
+        "Timed on CPU path",
+        "GB/s",
+        "All verified.",
+    ] {
+        assert!(said.contains(part), "{part} in\n{said}");
+    }
+}

@@ -90,8 +90,9 @@ fn oracle_answers_every_class_of_row() {
     let same = |got: &[f64], want: &[f64]| {
         got.len() == want.len() && got.iter().zip(want).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()))
     };
-    // Visible entries of a row of three, then softmax, log_softmax, logsumexp, gradient of softmax.
-    let rows: [(&[f64], [f64; 3], [f64; 3], f64, [f64; 3]); 6] = [
+    /// Visible entries of a row of three, then softmax, log_softmax, logsumexp, gradient of softmax.
+    type Case = (&'static [f64], [f64; 3], [f64; 3], f64, [f64; 3]);
+    let rows: [Case; 6] = [
         (&[-INF, 0.0, -INF], [0.0, 1.0, 0.0], [-INF, 0.0, -INF], 0.0, [0.0; 3]),
         (&[0.0, INF, -INF], [NAN; 3], [NAN; 3], INF, [NAN; 3]),
         (&[NAN, INF, 0.0], [NAN; 3], [NAN; 3], NAN, [NAN; 3]),

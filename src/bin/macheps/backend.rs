@@ -1,12 +1,15 @@
 //! Every call into the library that the commands make, and nothing else.
 
+use std::time::Duration;
+
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
-use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element};
+use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element, bench, verify};
 
 use crate::failure::{Failure, Outcome};
-use crate::report::{Adapter, BenchCase, VerifyCase};
+use crate::output;
+use crate::report::{Adapter, BenchCase, Seconds, VerifyCase};
 use crate::table;
 
 /// A softmax, log_softmax or logsumexp to compute.
@@ -202,24 +205,107 @@ impl Maps {
     }
 }
 
-// STUB
-pub fn verify_cases(_op: Option<&str>) -> Outcome<Vec<()>> {
-    Ok(Vec::new())
+/// The cases of `verify`, of one operation or of all.
+pub fn verify_cases(op: Option<&str>) -> Outcome<Vec<Box<dyn verify::Case>>> {
+    known(verify::cases(op), op, || {
+        verify::cases(None).iter().map(|c| c.op()).collect()
+    })
 }
-pub fn bench_cases(_quick: bool, _op: Option<&str>) -> Outcome<Vec<()>> {
-    Ok(Vec::new())
+
+/// The cases of `bench`, of one operation or of all.
+pub fn bench_cases(quick: bool, op: Option<&str>) -> Outcome<Vec<Box<dyn bench::Workload>>> {
+    known(bench::cases(quick, op), op, || {
+        bench::cases(quick, None).iter().map(|c| c.op()).collect()
+    })
 }
-pub fn bench_label(_case: &()) -> String {
-    String::new()
+
+/// Cases, unless there is none since no operation has the name.
+fn known<T>(cases: Vec<T>, op: Option<&str>, names: impl FnOnce() -> Vec<&'static str>) -> Outcome<Vec<T>> {
+    match op {
+        Some(op) if cases.is_empty() => {
+            let mut there: Vec<&str> = Vec::new();
+            for name in names() {
+                if !there.contains(&name) {
+                    there.push(name);
+                }
+            }
+            Err(Failure::usage(format!(
+                "no operation named '{op}'; there is {}",
+                there.join(", ")
+            )))
+        }
+        _ => Ok(cases),
+    }
 }
+
 impl Device {
+    /// Measures the device's arithmetic: a table, and the same for JSON.
     pub fn probe(&self) -> Outcome<(String, serde_json::Value)> {
-        Err(Failure::usage("no probe"))
+        let report = match self.context.gpu() {
+            Some(gpu) => gpu.probe()?,
+            None => macheps::probe::cpu(),
+        };
+        let json = serde_json::to_value(&report)
+            .map_err(|e| Failure::usage(format!("the probe cannot be written as JSON: {e}")))?;
+        Ok((report.to_string(), json))
     }
-    pub fn verify(&self, _case: &()) -> VerifyCase {
-        unreachable!()
+
+    /// Runs a case of `verify`.
+    pub fn verify(&self, case: &dyn verify::Case) -> VerifyCase {
+        let report = verify::run(&self.context, case);
+        VerifyCase {
+            op: report.op,
+            shape: report.shape,
+            dtype: report.dtype.name(),
+            detail: report.detail,
+            device: self.adapter.name.clone(),
+            max_error: report.max_error,
+            bound: report.bound,
+            unit: report.unit,
+            ok: report.ok,
+            message: report.message,
+        }
     }
-    pub fn bench(&self, _case: &(), _quick: bool) -> Outcome<BenchCase> {
-        Err(Failure::usage("no bench"))
+
+    /// Runs a case of `bench`. A wrong result is a case that is not verified and has no times.
+    pub fn bench(&self, case: &dyn bench::Workload, quick: bool) -> Outcome<BenchCase> {
+        let budget = Duration::from_millis(if quick { 300 } else { 1500 });
+        let mut result = BenchCase {
+            op: case.op().to_string(),
+            shape: case.shape(),
+            dtype: case.dtype().name(),
+            device: self.adapter.name.clone(),
+            seconds: Seconds {
+                min: f64::NAN,
+                median: f64::NAN,
+                p95: f64::NAN,
+            },
+            bytes: case.bytes(),
+            gbps: f64::NAN,
+            copy_gbps: f64::NAN,
+            fraction_of_copy: f64::NAN,
+            verified: false,
+            timer: "none",
+        };
+        match bench::run(&self.context, case, budget) {
+            Ok(report) => {
+                result.seconds = Seconds {
+                    min: report.seconds_min,
+                    median: report.seconds_median,
+                    p95: report.seconds_p95,
+                };
+                result.gbps = report.gbps();
+                result.copy_gbps = report.copy_gbps;
+                result.fraction_of_copy = report.fraction_of_copy();
+                result.verified = report.verified;
+                result.timer = report.timer;
+            }
+            Err(error @ macheps::Error::DeviceLost { .. }) => return Err(error.into()),
+            Err(error) => output::note(&format!(
+                "bench {} {} {}: {error}",
+                result.op, result.shape, result.dtype
+            )),
+        }
+        Ok(result)
     }
 }

@@ -66,12 +66,12 @@ pub fn bytes(value: u64) -> String {
     }
 }
 
-/// GB/s with one decimal; a dash for what was not measured.
+/// GB/s with one decimal, two below 1; a dash for what was not measured.
 pub fn gbps(value: f64) -> String {
-    if value.is_finite() {
-        format!("{value:.1}")
-    } else {
-        "-".to_string()
+    match value {
+        v if !v.is_finite() => "-".to_string(),
+        v if v < 0.995 => format!("{v:.2}"),
+        v => format!("{v:.1}"),
     }
 }
 
@@ -122,9 +122,7 @@ mod tests {
             [0.0, 1.25, 123.45, 1e-9, -1e7, f64::NEG_INFINITY].map(short),
             ["0", "1.250", "123.5", "1.000e-9", "-1.000e7", "-inf"]
         );
-        assert_eq!(
-            (gbps(12.34), gbps(f64::NAN), percent(0.876)),
-            ("12.3".into(), "-".into(), "88 %".into())
-        );
+        assert_eq!([12.34, 0.234, f64::NAN].map(gbps), ["12.3", "0.23", "-"]);
+        assert_eq!(percent(0.876), "88 %");
     }
 }

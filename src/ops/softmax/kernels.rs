@@ -318,7 +318,7 @@ fn chunk_len(capabilities: &Capabilities, x: &RowMap) -> Result<usize> {
 }
 
 fn aligned(view: &BufferView, map: &RowMap) -> bool {
-    let quads = |n: usize| n % 4 == 0;
+    let quads = |n: usize| n.is_multiple_of(4);
     map.len_stride == 1
         && quads(map.len)
         && quads(view.offset)
@@ -747,12 +747,12 @@ pub fn shader_variants() -> Vec<(String, String)> {
                 for (i, (team, lanes)) in widths.into_iter().enumerate() {
                     // Options that do not interact take turns, so that each meets each storage and strategy.
                     let turn = i + kind as usize + backward as usize;
-                    let quads = turn % 2 == 0 && strategy != Strategy::Columns;
+                    let quads = turn.is_multiple_of(2) && strategy != Strategy::Columns;
                     let (team, accumulators, keep) = match strategy {
                         Strategy::Workgroup => (
-                            if turn % 2 == 0 { 64 } else { WORKGROUP },
+                            if turn.is_multiple_of(2) { 64 } else { WORKGROUP },
                             1,
-                            if turn % 3 == 0 { 0 } else { 16 },
+                            if turn.is_multiple_of(3) { 0 } else { 16 },
                         ),
                         Strategy::Online => (WORKGROUP, 1, 0),
                         Strategy::Columns => (1, 2, 0),
@@ -768,14 +768,14 @@ pub fn shader_variants() -> Vec<(String, String)> {
                         team,
                         accumulators,
                         keep,
-                        workgroup: team.max(if turn % 2 == 0 { 64 } else { 128 }),
+                        workgroup: team.max(if turn.is_multiple_of(2) { 64 } else { 128 }),
                         subgroups: lanes > 1 && team > 1,
                         lanes,
                         shader_f16,
                         masked_zero: turn % 2 == 1,
                         scaled: turn % 3 == 1,
-                        mask: turn % 3 != 0,
-                        in_place: turn % 4 == 1 && !(kind.reduces() && !backward),
+                        mask: !turn.is_multiple_of(3),
+                        in_place: turn % 4 == 1 && (backward || !kind.reduces()),
                         all_read_write: turn % 4 >= 2,
                         quads: [quads; 4],
                     };

@@ -287,7 +287,7 @@ impl Softmax {
                     needed: "STORAGE".into(),
                 });
             }
-            if offset % 256 != 0 || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
+            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
                 return Err(Error::shape(
                     "workspace",
                     format!("{need} bytes at an offset that is a multiple of 256"),

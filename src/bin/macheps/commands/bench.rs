@@ -60,8 +60,8 @@ pub fn bench(device: &Device, quick: bool, op: Option<&str>) -> Outcome<Vec<Benc
     let bar = output::progress(cases.len());
     let mut results = Vec::with_capacity(cases.len());
     for case in &cases {
-        bar.set_message(format!("bench {}", backend::bench_label(case)));
-        results.push(device.bench(case, quick)?);
+        bar.set_message(format!("bench {}", case.op()));
+        results.push(device.bench(case.as_ref(), quick)?);
         bar.inc(1);
     }
     bar.finish_and_clear();

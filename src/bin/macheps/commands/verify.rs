@@ -65,7 +65,7 @@ pub fn verify(device: &Device, op: Option<&str>) -> Outcome<Vec<VerifyCase>> {
     let results = cases
         .iter()
         .map(|case| {
-            let result = device.verify(case);
+            let result = device.verify(case.as_ref());
             bar.set_message(format!("verify {}", result.op));
             bar.inc(1);
             result

@@ -137,11 +137,16 @@ fn max_step(best: &mut Lanes32, z: &Lanes32) {
 /// Counts the elements equal to the maximum, and adds `exp(z - m)` of the others.
 #[inline(always)]
 fn ties_step<const FMA: bool>(z: &Lanes32, m: &Lanes64, ties: &mut Lanes64, others: &mut Lanes64) {
+    // Taken out before the exponential: a selection after it is compiled to a branch around it.
+    let mut below = *z;
     for i in 0..LANES {
-        let d = f64::from(z[i]) - m[i];
-        let e = exp::<FMA>(d);
-        ties[i] += if d == 0.0 { 1.0 } else { 0.0 };
-        others[i] += if d == 0.0 { 0.0 } else { e };
+        let tie = f64::from(z[i]) == m[i];
+        ties[i] += if tie { 1.0 } else { 0.0 };
+        below[i] = if tie { f32::NEG_INFINITY } else { z[i] };
+    }
+    let e = exp_lanes::<FMA, false>(&below, m);
+    for i in 0..LANES {
+        others[i] += e[i];
     }
 }
 
@@ -252,34 +257,12 @@ fn exp_sum_body<const FMA: bool>(z: &[f32], max: f32) -> f64 {
     reduce(sum)
 }
 
-#[inline(always)]
-fn ties_and_others_body<const FMA: bool>(z: &[f32], max: f32) -> (f64, f64) {
-    let m = [f64::from(max); LANES];
-    let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+/// Number of elements equal to the maximum, and sum of `exp(z - max)` over the others.
+pub(super) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
     if max.abs() <= MAX_WITH_FLOOR {
-        let floor = max - FLOOR;
-        // Exact in f32: a chunk is far shorter than 2^24.
-        let mut count = [0.0f32; LANES];
-        for_blocks!(z, f32::NEG_INFINITY, |zi| {
-            let mut below = lift(zi, floor);
-            for i in 0..LANES {
-                count[i] += if zi[i] == max { 1.0 } else { 0.0 };
-                below[i] = if zi[i] == max { floor } else { below[i] };
-            }
-            let e = exp_lanes::<FMA, true>(&below, &m);
-            for i in 0..LANES {
-                others[i] += e[i];
-            }
-        });
-        (reduce(count.map(f64::from)), reduce(others))
+        ties_and_others_near(z, max)
     } else {
-        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(
-            zi,
-            &m,
-            &mut ties,
-            &mut others
-        ));
-        (reduce(ties), reduce(others))
+        ties_and_others_far(z, max)
     }
 }
 
@@ -340,9 +323,33 @@ kernels! {
         exp_sum_body::<FMA>(z, m)
     }
 
-    /// Number of elements equal to `m`, and sum of `exp(z - m)` over the others.
-    fn ties_and_others(z: &[f32], m: f32) -> (f64, f64) {
-        ties_and_others_body::<FMA>(z, m)
+    /// [`ties_and_others`] for a maximum up to [`MAX_WITH_FLOOR`].
+    fn ties_and_others_near(z: &[f32], max: f32) -> (f64, f64) {
+        let m = [f64::from(max); LANES];
+        let floor = max - FLOOR;
+        // Exact in f32: a chunk is far shorter than 2^24.
+        let mut count = [0.0f32; LANES];
+        let mut others = [0.0; LANES];
+        for_blocks!(z, f32::NEG_INFINITY, |zi| {
+            let mut below = lift(zi, floor);
+            for i in 0..LANES {
+                count[i] += if zi[i] == max { 1.0 } else { 0.0 };
+                below[i] = if zi[i] == max { floor } else { below[i] };
+            }
+            let e = exp_lanes::<FMA, true>(&below, &m);
+            for i in 0..LANES {
+                others[i] += e[i];
+            }
+        });
+        (reduce(count.map(f64::from)), reduce(others))
+    }
+
+    /// [`ties_and_others`] for any finite maximum.
+    fn ties_and_others_far(z: &[f32], max: f32) -> (f64, f64) {
+        let m = [f64::from(max); LANES];
+        let (mut ties, mut others) = ([0.0; LANES], [0.0; LANES]);
+        for_blocks!(z, f32::NEG_INFINITY, |zi| ties_step::<FMA>(zi, &m, &mut ties, &mut others));
+        (reduce(ties), reduce(others))
     }
 
     /// Sums of `exp(z - m)`, `exp(z - m) * g` and `g`.
