@@ -69,18 +69,34 @@ pub struct Context {
 
 impl Context {
     /// The default device: what `MACHEPS_DEVICE` names, else a hardware GPU, else the CPU path.
+    ///
+    /// # Cost
+    /// Loads the drivers and opens a device: make one and keep it.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`](crate::Error::NoDevice) if `MACHEPS_DEVICE` names none, [`Error::DeviceRequest`](crate::Error::DeviceRequest)
+    /// if the driver refuses to open it.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn new() -> Result<Context> {
         Context::with_options(ContextOptions::default())
     }
 
     /// The device that the options name.
+    ///
+    /// # Errors
+    /// Those of [`Context::new`].
+    ///
+    /// ```
+    /// use macheps::{Context, ContextOptions, DeviceSelector};
+    /// let options = ContextOptions { device: DeviceSelector::Name("no such device".into()), ..Default::default() };
+    /// assert!(matches!(Context::with_options(options), Err(macheps::Error::NoDevice { .. })));
+    /// ```
     #[cfg(not(target_arch = "wasm32"))]
     pub fn with_options(options: ContextOptions) -> Result<Context> {
         pollster::block_on(Context::with_options_async(options))
     }
 
-    /// As [`Context::with_options`], for any executor.
+    /// As `with_options`, for any executor.
     pub async fn with_options_async(options: ContextOptions) -> Result<Context> {
         let (choice, adapter) = gpu::choose(&options.device).await?;
         log::info!("device: {} ({})", choice.device.label(), choice.reason);
@@ -159,7 +175,11 @@ impl Context {
     }
 }
 
-/// All devices, the CPU path first.
+/// All devices, the CPU path first; their positions are what [`DeviceSelector::Index`] takes.
+///
+/// ```
+/// assert_eq!(macheps::devices()[0].kind, macheps::DeviceKind::Cpu);
+/// ```
 #[cfg(not(target_arch = "wasm32"))]
 pub fn devices() -> Vec<DeviceInfo> {
     pollster::block_on(devices_async())

@@ -102,7 +102,7 @@ mod sealed {
     impl Sealed for half::bf16 {}
 }
 
-/// A storage type: [`f32`], [`f16`] or [`bf16`]. Sealed.
+/// A storage type: [`f32`], [`struct@f16`] or [`bf16`]. Sealed.
 pub trait Element:
     sealed::Sealed + bytemuck::Pod + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
 {

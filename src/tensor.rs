@@ -45,7 +45,11 @@ pub(crate) fn check_len(what: &str, len: usize, shape: &[usize]) -> Result<()> {
 }
 
 impl Context {
-    /// Copies host data to where this context computes.
+    /// Copies host data, in C order, to where this context computes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shape has another number of elements, [`Error::Limit`] beyond the device's largest buffer,
+    /// [`Error::DeviceLost`].
     pub fn upload<T: Element>(&self, values: &[T], shape: &[usize]) -> Result<Tensor<T>> {
         check_len("tensor", values.len(), shape)?;
         let place = match self.gpu() {
@@ -115,6 +119,9 @@ impl<T: Element> Tensor<T> {
     }
 
     /// Copies the values to the host; waits for the device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::Timeout`], and [`Error::Wgpu`] for whatever wgpu had against earlier work.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn download(&self) -> Result<Vec<T>> {
         match &self.place {
@@ -189,7 +196,11 @@ impl Chain<'_> {
         Ok(())
     }
 
-    /// Sends the operations to the device, in one submission. Does not wait.
+    /// Sends the operations to the device, in one submission. Does not wait. A chain that is dropped instead does nothing on
+    /// a device.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`].
     pub fn submit(mut self) -> Result<()> {
         self.flush()
     }

@@ -84,7 +84,9 @@ fn row_log(s: vec2<f32>, t: vec2<f32>, zero: u32) -> vec2<f32> {
     let down = exp2_int(-k);
     let mantissa = opaque(s.x * down - 1.0, zero);
     let split = fast_two_sum(mantissa, opaque(s.y * down, zero), zero);
-    let direct = fast_two_sum(opaque(t.x * T_UNSCALE, zero), opaque(t.y * T_UNSCALE, zero), zero);
+    // Joined before it is scaled down: the error term on its own may be subnormal then, and lost where those are flushed.
+    let joined = fast_two_sum(t.x, t.y, zero);
+    let direct = vec2<f32>(opaque(joined.x * T_UNSCALE, zero), opaque(joined.y * T_UNSCALE, zero));
     let f = select(split, direct, k == 0);
     // log1p(f) = f - f^2/2 + q (f^2/2 + R(q^2)), q = f / (2 + f)
     let q = f.x / (2.0 + f.x);

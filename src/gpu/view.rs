@@ -5,6 +5,19 @@ use crate::error::{Error, Result};
 use crate::rows::{RowMap, contiguous_strides, element_count};
 
 /// A tensor inside a buffer. Offsets and strides count elements, so disjoint slices of one pool buffer are views too.
+///
+/// Nothing is checked before a view is bound: then it has to lie within its buffer, and a view that is written has to have an
+/// element of its own for every index.
+///
+/// ```no_run
+/// # fn views(pool: &macheps::wgpu::Buffer) {
+/// use macheps::{BufferView, DType};
+/// // The second 16 by 100 matrix of a pool of f32, whose rows are 128 elements apart, and its transpose.
+/// let matrix = BufferView::new(pool, DType::F32, &[16, 100]).at(16 * 128).with_strides(&[128, 1]);
+/// let transpose = BufferView::new(pool, DType::F32, &[100, 16]).at(16 * 128).with_strides(&[1, 128]);
+/// # let _ = (matrix, transpose);
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct BufferView {
     pub(crate) buffer: wgpu::Buffer,
@@ -32,7 +45,7 @@ impl BufferView {
         self
     }
 
-    /// The same shape with other strides, in elements.
+    /// The same shape with other strides, in elements, one a dimension; 0 repeats along it.
     pub fn with_strides(mut self, strides: &[usize]) -> BufferView {
         self.strides = strides.to_vec();
         self

@@ -19,8 +19,8 @@ const NO_MASK: &str = include_str!("../../../shaders/lib/softmax_mask_none.wgsl"
 const UPSTREAM: &str = include_str!("../../../shaders/lib/softmax_upstream.wgsl");
 const NO_UPSTREAM: &str = include_str!("../../../shaders/lib/softmax_upstream_none.wgsl");
 
-/// How rows are given to invocations. The first four and [`Strategy::Columns`] differ in speed only where their sums have
-/// the same tree: `Short`, `Subgroup` and `OnChip` give the same bits.
+/// How rows are given to invocations. `Short`, `Subgroup` and `OnChip` sum in the same tree and give the same bits, at any
+/// subgroup width; the others have trees of their own. `Online` and `Split` are held to 4 ulp, the others to 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {

@@ -124,13 +124,14 @@ pub struct SoftmaxGradientViews {
     pub workspace: Option<(wgpu::Buffer, u64)>,
 }
 
-/// A call bound to its buffers: records dispatches and nothing else.
+/// A call bound to its buffers: records dispatches and nothing else. It keeps the buffers alive.
 pub struct BoundSoftmax {
     recording: Recording,
 }
 
 impl BoundSoftmax {
-    /// Records into an encoder as one compute pass. Creates no other wgpu object, submits nothing, waits for nothing.
+    /// Records into an encoder as one compute pass. Creates no other wgpu object, submits nothing, waits for nothing; any
+    /// number of times per encoder.
     pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
         self.recording.record(encoder);
     }
@@ -153,6 +154,9 @@ impl BoundSoftmax {
 impl Softmax {
     /// One of the three functions for a storage type. Pipelines are built by the first `bind` that needs them and shared by
     /// everything on the same [`Gpu`].
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a scale that is not finite.
     pub fn new(gpu: &Gpu, kind: SoftmaxKind, dtype: DType, options: SoftmaxOptions) -> Result<Softmax> {
         if !options.scale.is_finite() {
             return Err(Error::Option {
@@ -170,7 +174,8 @@ impl Softmax {
         })
     }
 
-    /// Forces a strategy in place of the choice by shape and device.
+    /// Forces a strategy in place of the choice by shape and device. Where it cannot serve ([`Strategy::serves`]) `bind`
+    /// gives [`Error::Unsupported`].
     pub fn with_strategy(mut self, strategy: Strategy) -> Softmax {
         self.strategy = Some(strategy);
         self
@@ -182,17 +187,23 @@ impl Softmax {
         Ok(kernels::strategy_for(&self.gpu, &x.rows(axis), self.strategy, backward)?.0)
     }
 
-    /// Bytes of workspace that a call on this view needs; often 0.
+    /// Bytes of workspace that a call on this view needs: 0 but for [`Strategy::Split`], which takes 32 a row and 32 a
+    /// chunk of a row.
     pub fn workspace_size(&self, x: &BufferView, backward: bool) -> Result<u64> {
         let axis = self.options.check(x.shape())?;
         Ok(kernels::strategy_for(&self.gpu, &x.rows(axis), self.strategy, backward)?.1)
     }
 
-    /// Binds a forward call: builds what pipelines are missing, makes bind groups and parameters.
+    /// Binds a forward call: builds what pipelines are missing, makes bind groups and parameters. Meant for outside the frame.
+    ///
+    /// # Shapes
+    /// `y` has the shape of `x`, or for logsumexp that shape with the axis as 1 or without it. The mask broadcasts to it by
+    /// NumPy's rules. Offsets and strides are free; `y` may be the very view `x`, else nothing may overlap `y`.
     ///
     /// # Errors
-    /// Shapes that do not fit, views outside their buffers, overlapping views ([`Error::Aliased`]), storage types that differ,
-    /// limits of the device, a lost device.
+    /// [`Error::Shape`] for shapes that do not fit, views beyond their buffers and a workspace that is too small;
+    /// [`Error::DTypeMismatch`], [`Error::Aliased`], [`Error::BufferUsage`], [`Error::Limit`]; [`Error::Unsupported`] for views with more than
+    /// four separately strided row dimensions; [`Error::DeviceLost`].
     pub fn bind(&self, views: &SoftmaxViews) -> Result<BoundSoftmax> {
         self.bind_call(
             &views.x,
@@ -204,7 +215,10 @@ impl Softmax {
         )
     }
 
-    /// Binds a backward call; see [`Softmax::bind`].
+    /// Binds a backward call: `upstream` has the shape that [`Softmax::bind`] asks of `y`, `dx` that of `x`.
+    ///
+    /// # Errors
+    /// Those of [`Softmax::bind`].
     pub fn bind_backward(&self, views: &SoftmaxGradientViews) -> Result<BoundSoftmax> {
         let workspace = views.workspace.as_ref();
         self.bind_call(

@@ -337,10 +337,18 @@ impl<'a, T: Element> Problem<'a, T> {
 
 /// Computes one of the three functions of host data. The result is in C order; that of logsumexp lacks the axis.
 ///
-/// Blocks until the result is here. On a GPU: upload, one submission, readback.
+/// Blocks until the result is here. For the contract on numbers and rows that are not ordinary see the [module](super).
+///
+/// # Shapes
+/// `input.x` has as many elements as `input.shape` says; the mask's shape broadcasts to it by NumPy's rules. Empty ones are valid.
+///
+/// # Cost
+/// On a GPU: upload, one submission, readback, and buffers of its own; for more than one operation use
+/// [`Context::chain`](crate::Context::chain). On the CPU path one pass over memory for rows that caches hold.
 ///
 /// # Errors
-/// Shapes that do not fit, options outside their domain, limits of the device, a lost device, a failed cross-check.
+/// [`Error::Shape`] for shapes and lengths that do not fit, [`Error::Option`] for a scale that is not finite, [`Error::Limit`]
+/// beyond the device's limits, [`Error::DeviceLost`] and [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
 ///
 /// ```
 /// use macheps::{Context, SoftmaxInput, SoftmaxKind, SoftmaxOptions};
@@ -360,7 +368,7 @@ pub fn forward<T: Element>(
     Problem::new(kind, input, None, options)?.run(context)
 }
 
-/// As [`forward`], under any executor. On the CPU path it computes when first polled.
+/// As `forward`, under any executor. On the CPU path it computes when first polled.
 pub async fn forward_async<T: Element>(
     context: &Context,
     kind: SoftmaxKind,
@@ -370,7 +378,29 @@ pub async fn forward_async<T: Element>(
     Problem::new(kind, input, None, options)?.run_async(context).await
 }
 
-/// Gradient of `sum(upstream * forward(x))` with respect to `x`. `upstream` has the output's shape, C-ordered.
+/// Gradient of `sum(upstream * forward(x))` with respect to `x`, in the input's shape. Blocks until it is here.
+///
+/// # Shapes
+/// As [`forward`]; `upstream` has the output's shape, C-ordered: one value a row for logsumexp.
+///
+/// # Numerics
+/// Within `8u` times the sum of the magnitudes of the gradient's terms, u = 2^-24. Entries that are hidden, and rows that
+/// [`MaskedRows::Zero`](super::MaskedRows::Zero) speaks of, get 0.
+///
+/// # Cost
+/// As [`forward`], with one more tensor read. The softmax is computed again from the input: nothing need be kept.
+///
+/// # Errors
+/// Those of [`forward`].
+///
+/// ```
+/// use macheps::{Context, SoftmaxInput, SoftmaxKind, SoftmaxOptions};
+/// let input = SoftmaxInput::new(&[0.0f32, 0.0], &[2]);
+/// let options = SoftmaxOptions::default();
+/// let dx = macheps::ops::softmax::backward(&Context::cpu(), SoftmaxKind::Softmax, &input, &[1.0, 0.0], &options)?;
+/// assert_eq!(dx, [0.25, -0.25]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
 #[cfg(not(target_arch = "wasm32"))]
 pub fn backward<T: Element>(
     context: &Context,
@@ -382,7 +412,7 @@ pub fn backward<T: Element>(
     Problem::new(kind, input, Some(upstream), options)?.run(context)
 }
 
-/// As [`backward`], under any executor.
+/// As `backward`, under any executor.
 pub async fn backward_async<T: Element>(
     context: &Context,
     kind: SoftmaxKind,
@@ -425,24 +455,35 @@ plain!(
     softmax,
     softmax_async,
     Softmax,
-    "Softmax along the last axis; see the [module](super::softmax) for the contract."
+    "Softmax along the last axis, in the input's shape; see the [module](crate::ops::softmax) for the contract."
 );
 plain!(
     log_softmax,
     log_softmax_async,
     LogSoftmax,
-    "Log-softmax along the last axis; see the [module](super::softmax) for the contract."
+    "Log-softmax along the last axis, in the input's shape; see the [module](crate::ops::softmax) for the contract."
 );
 plain!(
     logsumexp,
     logsumexp_async,
     LogSumExp,
-    "Log-sum-exp along the last axis, one value a row; see the [module](super::softmax) for the contract."
+    "Log-sum-exp along the last axis, one value a row; see the [module](crate::ops::softmax) for the contract."
 );
 
 /// Log-sum-exp over several axes at once. Returns the values and their shape, with the axes kept as 1 if `keepdims`.
 ///
-/// The axes may be negative; each may be named once, and there must be at least one.
+/// The axes may be negative; each may be named once, and there must be at least one. Axes that are not the last ones cost a
+/// reordered copy on the host.
+///
+/// # Errors
+/// [`Error::Shape`] for axes that are none, doubled or out of range, and those of [`forward`].
+///
+/// ```
+/// let x = [0.0f32; 12];
+/// let (y, shape) = macheps::ops::softmax::logsumexp_axes(&macheps::Context::cpu(), &x, &[2, 3, 2], &[0, -1], true)?;
+/// assert_eq!((y, shape), (vec![4f32.ln(); 3], vec![1, 3, 1]));
+/// # Ok::<(), macheps::Error>(())
+/// ```
 #[cfg(not(target_arch = "wasm32"))]
 pub fn logsumexp_axes<T: Element>(
     context: &Context,
@@ -513,7 +554,11 @@ fn permute<T: Copy>(x: &[T], shape: &[usize], order: &[usize]) -> Vec<T> {
 impl Chain<'_> {
     /// One of the softmax family from tensor to tensor. The result of logsumexp keeps the axis as 1.
     ///
-    /// With cross-check on, every operation is submitted and compared at once.
+    /// On a device it is recorded and runs with [`Chain::submit`]; with cross-check on, every operation is submitted and
+    /// compared at once. The result is a new tensor.
+    ///
+    /// # Errors
+    /// Those of [`Softmax::bind`]; [`Error::Unsupported`] for a tensor of another context.
     pub fn softmax<T: Element>(
         &mut self,
         kind: SoftmaxKind,
@@ -524,7 +569,11 @@ impl Chain<'_> {
         self.softmax_call(kind, x, mask, None, options)
     }
 
-    /// Gradient of a softmax operation with respect to its input `x`, from tensor to tensor.
+    /// Gradient of a softmax operation with respect to its input `x`, from tensor to tensor. For logsumexp `upstream` may
+    /// have the axis as 1 or lack it.
+    ///
+    /// # Errors
+    /// Those of [`Chain::softmax`].
     pub fn softmax_backward<T: Element>(
         &mut self,
         kind: SoftmaxKind,
