@@ -107,7 +107,7 @@ impl<T: Element> Tensor<T> {
 
     /// Whether it lies in a buffer of this device.
     pub(crate) fn is_on(&self, gpu: &Gpu) -> bool {
-        matches!(&self.place, Place::Gpu(own, _) if own.device() == gpu.device())
+        matches!(&self.place, Place::Gpu(own, _) if own.same_device(gpu))
     }
 
     /// A view of the whole tensor for embedded use; `None` on the CPU path.

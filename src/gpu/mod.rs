@@ -167,6 +167,12 @@ impl Gpu {
         gpu
     }
 
+    /// Whether both stand for one opened or borrowed device. wgpu's own comparison goes by numbers, which devices of two
+    /// wgpu instances may share.
+    pub(crate) fn same_device(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.inner.lost, &other.inner.lost)
+    }
+
     /// The wgpu device.
     pub fn device(&self) -> &wgpu::Device {
         &self.inner.device
