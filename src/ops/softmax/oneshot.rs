@@ -276,7 +276,10 @@ impl<'a, T: Element> Problem<'a, T> {
             Quantity::Forward(self.kind)
         };
         let last = rows.saturating_sub(1);
-        for row in (0..rows).step_by(step).chain((!last.is_multiple_of(step)).then_some(last)) {
+        for row in (0..rows)
+            .step_by(step)
+            .chain((!last.is_multiple_of(step)).then_some(last))
+        {
             let expected = self.expected_row(row);
             let start = self.y_map.start(row);
             for (j, (&want, &magnitude)) in expected.values.iter().zip(&expected.magnitudes).enumerate() {
