@@ -174,7 +174,7 @@ run_examples() {
 
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes.
 suite_at_vector_width() {
-    env LP_NATIVE_VECTOR_WIDTH="$1" VK_DRIVER_FILES="$lavapipe" REQUIRE_ADAPTERS=llvmpipe \
+    env LP_NATIVE_VECTOR_WIDTH="$1" MACHEPS_BITS_FILE="$scratch/bits" VK_DRIVER_FILES="$lavapipe" REQUIRE_ADAPTERS=llvmpipe \
         cargo test --locked --no-fail-fast --features cli --test suite gpu_
 }
 
@@ -191,7 +191,9 @@ find_drivers
 group 'format' cargo fmt --check
 group 'clippy' cargo clippy --locked --all-targets --features cli -- -D warnings
 group 'documentation' build_docs
-group 'tests, every adapter' cargo test --locked --no-fail-fast --features cli --lib --bins --tests
+# The widths that follow must give the bits that this run notes down.
+group 'tests, every adapter' env MACHEPS_BITS_FILE="$scratch/bits" \
+    cargo test --locked --no-fail-fast --features cli --lib --bins --tests
 group 'documentation tests' cargo test --locked --no-fail-fast --features cli --doc
 for width in 128 512; do
     if [ -n "$lavapipe" ]; then

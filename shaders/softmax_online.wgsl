@@ -29,6 +29,17 @@ fn scale_pair4(v: Pair4, factor: vec4<f32>) -> Pair4 {
     return Pair4(p.high, opaque4(p.low + v.low * factor, params.zero));
 }
 
+// A sum relative to `base`, made relative to `top`. Where those are far apart the factor keeps its 2^64 and the sum gives
+// up its own: the lower half of a factor near the smallest normal number would be flushed by some drivers.
+fn rebased4(t: Pair4, base: vec4<f32>, top: vec4<f32>) -> Pair4 {
+    let wide = exp_wide4(base, top);
+    let near = base - top >= vec4<f32>(-40.0);
+    let factor = opaque4(select(wide, wide * T_UNSCALE, near), params.zero);
+    let high = opaque4(select(t.high * T_UNSCALE, t.high, near), params.zero);
+    let low = opaque4(select(t.low * T_UNSCALE, t.low, near), params.zero);
+    return scale_pair4(Pair4(high, low), factor);
+}
+
 // Takes in four entries; those not `inside` and -inf are left out. NaN and +inf are dealt with by the ordered maximum.
 fn take(state: Online, z: vec4<f32>, inside: vec4<bool>) -> Online {
     var s = state;
@@ -41,12 +52,12 @@ fn take(state: Online, z: vec4<f32>, inside: vec4<bool>) -> Online {
         let far = above & (first | (x > s.reference + vec4<f32>(RISE)));
         // The old largest entries join the others, relative to the old reference.
         let joined = select(vec4<f32>(0.0), s.count * exp_wide4(s.largest, s.reference), above & !first);
-        s.t = pair_add4(s.t, joined, params.zero);
+        s.t = pair_add_positive4(s.t, joined, params.zero);
         if any(far) {
-            let factor = select(vec4<f32>(1.0), exp_wide4(s.reference, x) * T_UNSCALE, far & !first);
-            let scaled = scale_pair4(s.t, factor);
-            s.t.high = select(s.t.high, scaled.high, far);
-            s.t.low = select(s.t.low, scaled.low, far);
+            // Before the first entry the sum is 0 and the reference means nothing.
+            let scaled = rebased4(s.t, s.reference, x);
+            s.t.high = select(s.t.high, scaled.high, far & !first);
+            s.t.low = select(s.t.low, scaled.low, far & !first);
             s.reference = select(s.reference, x, far);
         }
         s.count = select(s.count, vec4<f32>(0.0), above);
@@ -55,7 +66,7 @@ fn take(state: Online, z: vec4<f32>, inside: vec4<bool>) -> Online {
     let tie = use4 & (x == s.largest);
     s.count += select(vec4<f32>(0.0), vec4<f32>(1.0), tie);
     let v = select(vec4<f32>(0.0), exp_wide4(x, s.reference), use4 & !tie);
-    s.t = pair_add4(s.t, v, params.zero);
+    s.t = pair_add_positive4(s.t, v, params.zero);
     return s;
 }
 
@@ -86,8 +97,8 @@ fn main(inv: Invocation) {
     // Each virtual lane's sums relative to the row's maximum.
     let held = s.count > vec4<f32>(0.0);
     let is_top = held & (s.largest == vec4<f32>(m));
-    let rebase = select(vec4<f32>(0.0), exp_wide4(s.reference, vec4<f32>(m)) * T_UNSCALE, held);
-    var t = scale_pair4(s.t, rebase);
+    let rebased = rebased4(s.t, s.reference, vec4<f32>(m));
+    var t = Pair4(select(vec4<f32>(0.0), rebased.high, held), select(vec4<f32>(0.0), rebased.low, held));
     t = pair_add4(t, select(vec4<f32>(0.0), s.count * exp_wide4(s.largest, vec4<f32>(m)), held & !is_top), params.zero);
     let counts = select(vec4<f32>(0.0), s.count, is_top);
     let ties = team_count(u32(counts.x + counts.y + counts.z + counts.w), at);

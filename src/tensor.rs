@@ -192,7 +192,7 @@ impl Chain<'_> {
             label: Some("macheps chain"),
         });
         let full = std::mem::replace(encoder, next);
-        gpu.queue().submit([full.finish()]);
+        gpu.submit(|| full.finish())?;
         Ok(())
     }
 

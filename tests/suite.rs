@@ -11,10 +11,18 @@ mod cpu_softmax;
 mod data;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/planted.rs"]
+mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/robust.rs"]
+mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_views.rs"]
+mod gpu_views;
+#[path = "suite/gpu_windows.rs"]
+mod gpu_windows;
 #[path = "suite/gpus.rs"]
 mod gpus;
 #[path = "suite/hard_rows.rs"]
@@ -23,3 +31,5 @@ mod hard_rows;
 mod house;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/shaders.rs"]
+mod shaders;

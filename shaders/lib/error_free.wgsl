@@ -109,3 +109,9 @@ fn pair_merge4(a: Pair4, b: Pair4, zero: u32) -> Pair4 {
     let t = two_sum4(a.high, b.high, zero);
     return Pair4(t.high, opaque4(t.low + opaque4(a.low + b.low, zero), zero));
 }
+
+// pair_add4 for sums and terms that are not negative: the larger operand comes first, so FastTwoSum is exact.
+fn pair_add_positive4(state: Pair4, x: vec4<f32>, zero: u32) -> Pair4 {
+    let t = fast_two_sum4(max(state.high, x), min(state.high, x), zero);
+    return Pair4(t.high, opaque4(state.low + t.low, zero));
+}

@@ -1,6 +1,7 @@
 // Rows of the softmax family: parameters, where rows lie, what enters the exponential, and what is written
 // (needs softmax_math, reduce, softmax_mask_* and softmax_upstream_*). KIND and BACKWARD say which function is computed,
-// MASKED_ZERO what a row without a finite or +inf entry gives.
+// MASKED_ZERO what a row without a finite or +inf entry gives, WHOLE that rows end on multiples of four entries and that
+// none is hidden.
 
 const SOFTMAX: u32 = 0u;
 const LOG_SOFTMAX: u32 = 1u;
@@ -76,12 +77,20 @@ fn visible_entries(number: u32, len: u32) -> u32 {
 
 // Which of four entries starting at j lie below `end`.
 fn inside4(j: u32, end: u32) -> vec4<bool> {
+    if WHOLE {
+        return vec4<bool>(true);
+    }
     return vec4<u32>(j, j + 1u, j + 2u, j + 3u) < vec4<u32>(end);
+}
+
+// How many of the four entries from j on lie below `end`, where at least one does.
+fn present(j: u32, end: u32) -> u32 {
+    return select(min(4u, end - j), 4u, WHOLE);
 }
 
 // Four logits z = fl(fl(x * scale) + mask) from entry j on, of which those below `end` are asked for (at least one).
 fn logits4(row: Row, j: u32, end: u32) -> vec4<f32> {
-    let n = min(4u, end - j);
+    let n = present(j, end);
     let x = x_load4(row.x + j * params.steps.x, params.steps.x, n);
     let scaled = select(x, opaque4(x * params.scale, params.zero), SCALED);
     return masked4(scaled, row, j, n);
@@ -112,7 +121,7 @@ fn add_entries(sums: RowSums, z: vec4<f32>, inside: vec4<bool>, m: f32, upstream
     let v = select(vec4<f32>(0.0), exp_scaled4(d, params.zero), inside & !tie);
     var result = sums;
     result.count += select(vec4<u32>(0u), vec4<u32>(1u), tie);
-    result.t = pair_add4(sums.t, v, params.zero);
+    result.t = pair_add_positive4(sums.t, v, params.zero);
     if BACKWARD && KIND != LOG_SUM_EXP {
         let weight = select(v * T_UNSCALE, vec4<f32>(1.0), tie);
         let term = select(upstream, opaque4(weight * upstream, params.zero), KIND == SOFTMAX);

@@ -100,7 +100,7 @@ fn sweep_write(row: Row, len: u32, blocks: u32, lane: u32, stats: RowStats, dot:
                     upstream = upstream4(row, j, row.visible);
                 }
                 let v = finish4(row, j, z, stats, dot, upstream);
-                y_store4(row.y + j * params.steps.y, params.steps.y, min(4u, len - j), v);
+                y_store4(row.y + j * params.steps.y, params.steps.y, present(j, len), v);
             }
         }
     }

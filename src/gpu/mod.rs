@@ -210,9 +210,55 @@ impl Gpu {
         lock(&self.inner.uncaptured).take()
     }
 
-    /// Fails if the device is known to be lost.
+    /// Fails if the device is lost.
     pub(crate) fn check_alive(&self) -> Result<()> {
-        if self.is_lost() { Err(self.lost_error()) } else { Ok(()) }
+        if self.is_gone() { Err(self.lost_error()) } else { Ok(()) }
+    }
+
+    /// Whether the device is lost, also where no callback has said so: that of a destroyed device comes only with the next
+    /// poll, and those of a borrowed one are its owner's.
+    fn is_gone(&self) -> bool {
+        self.is_lost() || !self.answers()
+    }
+
+    /// Whether the device still refuses what is wrong. A lost one takes everything in silence, so it is asked for a buffer
+    /// that nothing could be done with.
+    fn answers(&self) -> bool {
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+            let _useless = self.device().create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: 4,
+                usage: wgpu::BufferUsages::empty(),
+                mapped_at_creation: false,
+            });
+            pollster::block_on(scope.pop()).is_some()
+        }
+        #[cfg(target_arch = "wasm32")]
+        true
+    }
+
+    /// The error for something that wgpu refused. If the device is gone, that is why.
+    pub(crate) fn refused(&self, message: String) -> Error {
+        if self.is_gone() {
+            self.lost_error()
+        } else {
+            Error::Wgpu(message)
+        }
+    }
+
+    /// Submits; fails if the device was lost before it took the commands.
+    pub(crate) fn submit(&self, finish: impl FnOnce() -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
+        let submission = self.scoped(|| self.queue().submit([finish()]))?;
+        // A lost device drops commands in silence. One that lives now lived when it took them.
+        self.check_alive()?;
+        Ok(submission)
+    }
+
+    /// Writes into a buffer, ahead of the next submission.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.scoped(|| self.queue().write_buffer(buffer, offset, bytes))
     }
 
     /// A buffer of `size` bytes, rounded up to whole words; too large a size is a typed error.
@@ -241,11 +287,11 @@ impl Gpu {
         self.check_alive()?;
         // `write_buffer` takes whole words.
         let whole = bytes.len() / 4 * 4;
-        self.queue().write_buffer(&buffer, 0, &bytes[..whole]);
+        self.write(&buffer, 0, &bytes[..whole])?;
         if whole < bytes.len() {
             let mut word = [0u8; 4];
             word[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.queue().write_buffer(&buffer, whole as u64, &word);
+            self.write(&buffer, whole as u64, &word)?;
         }
         Ok(buffer)
     }
@@ -260,7 +306,7 @@ impl Gpu {
             let made = create();
             let first = pollster::block_on(validation.pop());
             match first.or(pollster::block_on(memory.pop())) {
-                Some(e) => Err(Error::Wgpu(e.to_string())),
+                Some(e) => Err(self.refused(e.to_string())),
                 None => Ok(made),
             }
         }
@@ -328,7 +374,7 @@ impl Gpu {
                     wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC
                 };
             let buffer = self.create_buffer(name, bytes.len() as u64, usage)?;
-            self.queue().write_buffer(&buffer, 0, bytes);
+            self.write(&buffer, 0, bytes)?;
             buffers.push((*name, buffer));
         }
         let resources: Vec<_> = buffers.iter().map(|(name, b)| (*name, b.as_entire_binding())).collect();

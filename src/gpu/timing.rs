@@ -22,9 +22,9 @@ impl Gpu {
         // A software device's timestamps are the CPU's clock: wall time says the same and includes what the caller pays.
         if !self.capabilities().timestamps || self.capabilities().software {
             record(&mut encoder.begin_compute_pass(&Default::default()));
-            let commands = encoder.finish();
+            let commands = self.scoped(|| encoder.finish())?;
             let start = Instant::now();
-            self.queue().submit([commands]);
+            self.submit(|| commands)?;
             self.wait_idle()?;
             return Ok(Timing {
                 seconds: start.elapsed().as_secs_f64(),

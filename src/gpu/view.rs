@@ -146,8 +146,13 @@ impl BufferView {
 
     /// Whether two views share bytes. Interleaved slices of one buffer count as overlapping only if their ranges do.
     pub(crate) fn overlaps(&self, other: &BufferView) -> bool {
-        let (a, b) = (self.bytes(), other.bytes());
-        self.buffer == other.buffer && a.start < b.end && b.start < a.end
+        self.shares_bytes(&other.buffer, other.bytes())
+    }
+
+    /// Whether it shares bytes with a range of a buffer.
+    pub(crate) fn shares_bytes(&self, buffer: &wgpu::Buffer, range: std::ops::Range<u64>) -> bool {
+        let own = self.bytes();
+        self.buffer == *buffer && own.start < range.end && range.start < own.end
     }
 
     /// Whether two views are the very same elements in the same order.

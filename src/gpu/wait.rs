@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 #[cfg(not(target_arch = "wasm32"))]
 const SLICE: Duration = Duration::from_millis(50);
 
+/// How long after a panic of wgpu's poll the answer may still come before the device counts as lost.
+#[cfg(not(target_arch = "wasm32"))]
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Bytes on their way from the device to the host.
 pub struct Readback {
     gpu: Gpu,
@@ -70,12 +74,12 @@ impl Readback {
         let view = self
             .staging
             .get_mapped_range(..)
-            .map_err(|e| Error::Wgpu(e.to_string()))?;
+            .map_err(|e| self.gpu.refused(e.to_string()))?;
         let bytes = view[..self.len as usize].to_vec();
         drop(view);
         self.staging.unmap();
         match self.gpu.take_error() {
-            Some(message) => Err(Error::Wgpu(message)),
+            Some(message) => Err(self.gpu.refused(message)),
             None => Ok(bytes),
         }
     }
@@ -92,7 +96,7 @@ impl Gpu {
             wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         )?;
         encoder.copy_buffer_to_buffer(source, 0, &staging, 0, len);
-        let submission = self.queue().submit([encoder.finish()]);
+        let submission = self.submit(|| encoder.finish())?;
         Ok(Readback {
             gpu: self.clone(),
             staging,
@@ -104,6 +108,7 @@ impl Gpu {
     /// Blocks until everything submitted so far is done.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait_idle(&self) -> Result<()> {
+        self.check_alive()?;
         let (sender, receiver) = mpsc::channel();
         self.queue().on_submitted_work_done(move || {
             let _ = sender.send(());
@@ -116,21 +121,27 @@ impl Gpu {
     fn wait_until(&self, submission: Option<wgpu::SubmissionIndex>, mut done: impl FnMut() -> bool) -> Result<()> {
         let start = Instant::now();
         let timeout = self.timeout();
+        // When polling first failed by a panic with nothing good since.
+        let mut trouble: Option<Instant> = None;
         loop {
             let wait = wgpu::PollType::Wait {
                 submission_index: submission.clone(),
                 timeout: Some(SLICE),
             };
-            // wgpu panics when the device is lost during the wait; that must not reach the caller.
+            // wgpu panics when the device is lost during the wait; that must not reach the caller. It also panics when
+            // another thread finishes the queue between two steps of a poll that has timed out, which means nothing.
             let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.device().poll(wait)));
             if done() {
                 return Ok(());
             }
-            if self.is_lost() || polled.is_err() {
+            if polled.is_err() {
+                trouble.get_or_insert_with(Instant::now);
+            }
+            if self.is_lost() || trouble.is_some_and(|since| since.elapsed() > PATIENCE) {
                 return Err(self.lost_error());
             }
             match polled {
-                Ok(Err(wgpu::PollError::Timeout)) => {}
+                Ok(Err(wgpu::PollError::Timeout)) => trouble = None,
                 Ok(Err(_)) => return Err(self.lost_error()),
                 // Finished, but the callback has not come: give its thread a moment.
                 _ => std::thread::sleep(Duration::from_micros(50)),

@@ -23,7 +23,8 @@ impl Adapter {
     }
 }
 
-fn short_name(info: &macheps::DeviceInfo) -> String {
+/// The name that tests know an adapter by.
+pub fn short_name(info: &macheps::DeviceInfo) -> String {
     let name = info.name.to_lowercase();
     if info.backend == "gl" {
         "gl".into()

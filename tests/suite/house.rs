@@ -26,6 +26,10 @@ const ARROWS: &[(&str, &str)] = &[
         "verify",
         "error element rows sparse gpu reference context tensor ops solve cases",
     ),
+    (
+        "bench",
+        "error element rows sparse gpu reference context tensor ops solve cases verify",
+    ),
 ];
 
 /// Rooms below the GPU: they must not know wgpu either.

@@ -702,7 +702,7 @@ impl<'a, T: Element> Job<'a, T> {
     /// Statistics of the columns `row ..` of a block.
     fn column_statistics(&self, row: usize, columns: usize) -> Vec<Partial> {
         // At most 64 segments, each of whole tiles: few enough to merge, enough for many threads.
-        let segment = self.len.div_ceil(64).next_multiple_of(TILE_ROWS);
+        let segment = self.len.div_ceil(64).next_multiple_of(TILE_ROWS).max(TILE_ROWS);
         let x_consecutive = self.x.starts.consecutive(row, columns);
         let mask_consecutive = self.mask.as_ref().is_some_and(|m| m.starts.consecutive(row, columns));
         let g = self.upstream.as_ref().filter(|_| !self.kind.reduces());

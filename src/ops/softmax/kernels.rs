@@ -108,6 +108,9 @@ impl Strategy {
         if few && len > CHUNK {
             return Strategy::Split;
         }
+        if len <= 1024 {
+            return Strategy::OnChip;
+        }
         if capabilities.software {
             // A barrier costs more than a read that the cache serves.
             let longest = if capabilities.subgroup > 1 { 131_072 } else { 32_768 };
@@ -118,8 +121,7 @@ impl Strategy {
             };
         }
         match len {
-            0..=1024 => Strategy::OnChip,
-            1025..=16_384 => Strategy::Workgroup,
+            0..=16_384 => Strategy::Workgroup,
             16_385..=1_048_576 if !backward => Strategy::Online,
             16_385..=1_048_576 => Strategy::Workgroup,
             _ => Strategy::Split,
@@ -193,6 +195,8 @@ pub(crate) struct Variant {
     pub shader_f16: bool,
     pub masked_zero: bool,
     pub scaled: bool,
+    /// Rows end on multiples of four elements and there is no causal mask.
+    pub whole: bool,
     pub mask: bool,
     pub in_place: bool,
     pub all_read_write: bool,
@@ -221,6 +225,7 @@ impl Variant {
             ("KIND", unsigned(self.kind as u32)),
             ("BACKWARD", boolean(self.backward)),
             ("MASKED_ZERO", boolean(self.masked_zero)),
+            ("WHOLE", boolean(self.whole)),
             ("SCALED", boolean(self.scaled)),
         ];
         let access = |name, quad, written| TensorAccess {
@@ -284,7 +289,14 @@ pub(crate) struct Call<'a> {
 pub(crate) fn strategy_for(gpu: &Gpu, x: &RowMap, forced: Option<Strategy>, backward: bool) -> Result<(Strategy, u64)> {
     let capabilities = gpu.capabilities();
     let stride = if x.len > 1 { x.len_stride } else { 1 };
-    let strategy = forced.unwrap_or_else(|| Strategy::choose(capabilities, x.rows(), x.len, stride, backward));
+    let strategy = forced.unwrap_or_else(|| {
+        // A row that passes a binding can only be had in chunks; as in `chunk_len`, 16-bit elements count like f32.
+        let span = (x.len.saturating_sub(1) as u64).saturating_mul(stride as u64 * 4);
+        if span.saturating_add(capabilities.storage_alignment + 32) > capabilities.max_binding {
+            return Strategy::Split;
+        }
+        Strategy::choose(capabilities, x.rows(), x.len, stride, backward)
+    });
     if !strategy.serves(capabilities, x.len, stride, backward) {
         return Err(Error::Unsupported {
             what: format!("strategy {strategy}"),
@@ -374,7 +386,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         .into_iter()
         .flatten()
         .collect();
-    let shared = readers.iter().any(|r| r.buffer == call.y.buffer);
+    // The workspace is written too. Where none is needed, none has been passed on.
+    let written = [Some(&call.y.buffer), call.workspace.map(|(buffer, _)| buffer)];
+    let shared = readers
+        .iter()
+        .any(|r| written.iter().flatten().any(|&buffer| r.buffer == *buffer));
     let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| aligned(v, m));
     let quads = [
         quad(Some(call.x), Some(&x)),
@@ -427,6 +443,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         shader_f16: capabilities.shader_f16,
         masked_zero: call.options.masked_rows == MaskedRows::Zero,
         scaled: call.options.scale != 1.0,
+        whole: x.len.is_multiple_of(4) && call.options.causal.is_none(),
         mask: call.mask.is_some(),
         in_place,
         all_read_write: shared,
@@ -476,6 +493,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         label,
         teams,
         max_workgroups: capabilities.max_workgroups,
+        in_place,
         dispatches: Vec::new(),
         workspace: None,
     };
@@ -630,6 +648,8 @@ struct Binder<'a> {
     label: &'static str,
     teams: u64,
     max_workgroups: u32,
+    /// The shader reads x through the binding of y.
+    in_place: bool,
     dispatches: Vec<Pending>,
     /// Buffer, offset, bytes of `stats`, bytes of `partials`.
     workspace: Option<(wgpu::Buffer, u64, u64, u64)>,
@@ -665,6 +685,10 @@ impl Binder<'_> {
             *strides = part.strides;
             params.bases[*role as usize] = part.base;
             bindings.push((role.binding(), view.buffer.clone(), part.offset, part.size));
+            // A pass that only reads has no other claim to that binding; where y is there too, it is the same window.
+            if *role == Role::X && self.in_place {
+                bindings.push((Role::Y.binding(), view.buffer.clone(), part.offset, part.size));
+            }
         }
         if let Some((buffer, offset, stats, partials)) = &self.workspace {
             bindings.push(("stats", buffer.clone(), *offset, *stats));
@@ -690,7 +714,7 @@ impl Binder<'_> {
         }
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniforms = gpu.create_buffer("macheps parameters", bytes.len() as u64, usage)?;
-        gpu.queue().write_buffer(&uniforms, 0, &bytes);
+        gpu.write(&uniforms, 0, &bytes)?;
         let steps = self
             .dispatches
             .iter()
@@ -774,6 +798,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                         shader_f16,
                         masked_zero: turn % 2 == 1,
                         scaled: turn % 3 == 1,
+                        whole: quads,
                         mask: !turn.is_multiple_of(3),
                         in_place: turn % 4 == 1 && (backward || !kind.reduces()),
                         all_read_write: turn % 4 >= 2,

@@ -294,6 +294,14 @@ impl Softmax {
                     format!("offset {offset} in a buffer of {} bytes", buffer.size()),
                 ));
             }
+            for (name, view) in given.iter().filter_map(|&(name, view)| view.map(|v| (name, v))) {
+                if view.shares_bytes(buffer, *offset..offset + need) {
+                    return Err(Error::Aliased {
+                        first: name,
+                        second: "workspace",
+                    });
+                }
+            }
         }
         let call = Call {
             kind: self.kind,

@@ -1,14 +1,14 @@
 //! Benchmarks: verified once, then timed, and set against the same device's own copy speed in the same run.
 
+mod copy;
+
 use crate::context::{Context, CrossCheck};
 use crate::element::DType;
 use crate::error::Result;
-use crate::gpu::{Gpu, Recording, Step, Timing};
+use crate::gpu::{Gpu, Recording, Timing};
 use crate::ops::softmax::cases::{Case as SoftmaxCase, bench_cases};
 use crate::verify::shape_text;
 use std::time::{Duration, Instant};
-
-const COPY: &str = include_str!("../shaders/copy.wgsl");
 
 /// Something that can be timed on a context.
 pub trait Workload: Send + Sync {
@@ -130,7 +130,7 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
 /// Checks and times a workload and a copy of the same traffic, for about `budget` together.
 pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<BenchReport> {
     let mut prepared = case.prepare(context)?;
-    let mut copy = prepare_copy(context, case.bytes())?;
+    let mut copy = copy::prepare(context, case.bytes())?;
     // Half of the copy before, half after: a machine that grows slower is noticed.
     let before = copy.sample(budget / 6)?.0;
     let (samples, timer) = prepared.sample(budget * 2 / 3)?;
@@ -153,75 +153,12 @@ pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<B
 
 /// Speed of copying so that `bytes` are read and written together, in GB/s.
 pub fn copy_speed(context: &Context, bytes: u64, budget: Duration) -> Result<f64> {
-    let (samples, _) = prepare_copy(context, bytes)?.sample(budget)?;
+    let (samples, _) = copy::prepare(context, bytes)?.sample(budget)?;
     Ok(bytes as f64 / percentile(&samples, 0.5) * 1e-9)
 }
 
 fn percentile(sorted: &[f64], p: f64) -> f64 {
     sorted[((sorted.len() - 1) as f64 * p).round() as usize]
-}
-
-/// A copy that reads `bytes / 2` and writes as many.
-fn prepare_copy(context: &Context, bytes: u64) -> Result<Prepared> {
-    let size = (bytes / 2).next_multiple_of(16).max(16);
-    let Some(gpu) = context.gpu() else {
-        let source = vec![1u8; size as usize];
-        let mut target = vec![0u8; size as usize];
-        return Ok(Prepared::Cpu(Box::new(move || copy_on_cpu(&source, &mut target))));
-    };
-    let kernel = gpu.kernel("copy", COPY, "main")?;
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-    let source = gpu.create_buffer("copy source", size, usage)?;
-    let target = gpu.create_buffer("copy target", size, usage)?;
-    // The same windows that an operation would need.
-    let window = gpu.capabilities().max_binding / 256 * 256;
-    let mut steps = Vec::new();
-    for offset in (0..size).step_by(window as usize) {
-        let taken = window.min(size - offset);
-        let words = taken / 16;
-        let grid = crate::gpu::grid(words.div_ceil(1024), gpu.capabilities().max_workgroups)?;
-        let params = gpu.create_buffer(
-            "copy parameters",
-            16,
-            wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-        )?;
-        gpu.queue()
-            .write_buffer(&params, 0, bytemuck::cast_slice(&[words as u32, grid[0], 0, 0]));
-        let slice = |buffer| {
-            wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer,
-                offset,
-                size: std::num::NonZeroU64::new(taken),
-            })
-        };
-        let resources = [
-            ("params", params.as_entire_binding()),
-            ("source_data", slice(&source)),
-            ("target_data", slice(&target)),
-        ];
-        steps.push(Step {
-            bind_group: kernel.bind(gpu, &resources)?,
-            kernel: kernel.clone(),
-            grid,
-        });
-    }
-    Ok(Prepared::Gpu(gpu.clone(), Recording { label: "copy", steps }))
-}
-
-/// memcpy on all threads.
-fn copy_on_cpu(source: &[u8], target: &mut [u8]) {
-    #[cfg(not(target_arch = "wasm32"))]
-    {
-        use rayon::prelude::*;
-        let part = source.len().div_ceil(rayon::current_num_threads()).max(1);
-        target
-            .par_chunks_mut(part)
-            .zip(source.par_chunks(part))
-            .for_each(|(t, s)| t.copy_from_slice(s));
-    }
-    #[cfg(target_arch = "wasm32")]
-    target.copy_from_slice(source);
-    std::hint::black_box(target);
 }
 
 impl Workload for SoftmaxCase {
