@@ -1,8 +1,8 @@
 //! The CPU path of the softmax family: the same contract as the GPU kernels and [`super::reference`], made fast.
 //!
-//! f32 goes in and out, everything between is f64 with one rounding at the end, so the bounds of [`super::bounds`] hold with room to
-//! spare (1.6 ulp of softmax and 0.6 of log_softmax are the most that was measured). Rows run in parallel; a long row is cut into chunks of fixed length whose
-//! partial results are merged in order, so the result has the same bits for any number of threads.
+//! f32 goes in and out, and what lies between is f64, but for softmax of f32 in rows that lie in one piece: that rounds more
+//! than once and comes within 2 ulp (`docs/accuracy.md`). Rows run in parallel; a long row is cut into chunks of fixed
+//! length whose partial results are merged in order, so the result has the same bits for any number of threads.
 //!
 //! Three ways through memory, chosen by the layout of the output:
 //! - rows that lie in one piece go row by row, a chunk that fits the first-level cache at a time. Softmax of f32 leaves

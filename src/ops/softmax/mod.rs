@@ -17,7 +17,7 @@
 //! Storage f32, f16 or bf16; f32 arithmetic, error-free transforms and a fixed summation tree. Against f64:
 //! softmax and log_softmax 2 ulp at any length and spread (4 in the online and split strategies), logsumexp 3 ulp of
 //! `max(|max|, log S)`, gradients `8u` times the sum of the magnitudes of their terms, u = 2^-24; 16-bit results half a
-//! unit of the type more. Subnormal results may be zero. See [`bounds`]; measured errors stand in `docs/accuracy.md`.
+//! unit of the type more. Subnormal results may be zero, and in a gradient so may a subnormal softmax before it is multiplied. See [`bounds`]; measured errors stand in `docs/accuracy.md`.
 //!
 //! | row | logsumexp | softmax | log_softmax | gradient |
 //! |---|---|---|---|---|
