@@ -115,17 +115,22 @@ fn row_inverse(s: vec2<f32>, zero: u32) -> vec2<f32> {
     return vec2<f32>(high, residual * estimate);
 }
 
-// exp(d) / S
-fn softmax4(d: Pair4, stats: RowStats, zero: u32) -> vec4<f32> {
+// weight * exp(d) / S. The exponent comes last, so that a probability below the normal range does not lose a large weight;
+// in two steps, so that a subnormal result is rounded once where the driver keeps subnormals.
+fn softmax_times4(d: Pair4, weight: vec4<f32>, stats: RowStats, zero: u32) -> vec4<f32> {
     let e = exp_parts4(d, zero);
     let yh = bitcast<vec4<f32>>(bitcast<vec4<u32>>(e.y) & vec4<u32>(0xfffff000u));
     let yl = opaque4(e.y - yh, zero) + e.l;
     let whole = stats.inverse.x + stats.inverse.y;
     let p = yh * stats.inverse.x + (yh * stats.inverse.y + yl * whole);
-    // In two steps, so that a subnormal result is rounded once where the driver keeps subnormals.
-    let k1 = e.k / vec4<i32>(2);
-    let v = opaque4(p * exp2_int4(k1), zero) * exp2_int4(e.k - k1);
+    let later = e.k / vec4<i32>(2);
+    let v = opaque4(opaque4(p * exp2_int4(e.k - later), zero) * weight, zero) * exp2_int4(later);
     return select(vec4<f32>(0.0), v, d.high >= vec4<f32>(FAR_BELOW));
+}
+
+// exp(d) / S
+fn softmax4(d: Pair4, stats: RowStats, zero: u32) -> vec4<f32> {
+    return softmax_times4(d, vec4<f32>(1.0), stats, zero);
 }
 
 // d - log S

@@ -123,8 +123,11 @@ fn add_entries(sums: RowSums, z: vec4<f32>, inside: vec4<bool>, m: f32, upstream
     result.count += select(vec4<u32>(0u), vec4<u32>(1u), tie);
     result.t = pair_add_positive4(sums.t, v, params.zero);
     if BACKWARD && KIND != LOG_SUM_EXP {
-        let weight = select(v * T_UNSCALE, vec4<f32>(1.0), tie);
-        let term = select(upstream, opaque4(weight * upstream, params.zero), KIND == SOFTMAX);
+        // exp(d) g without losing exp(d) below the normal range to a driver that flushes.
+        let direct = opaque4(v * T_UNSCALE, params.zero) * upstream;
+        let small = opaque4(v * upstream, params.zero) * T_UNSCALE;
+        let weighed = select(opaque4(select(direct, small, v < vec4<f32>(1.0)), params.zero), upstream, tie);
+        let term = select(upstream, weighed, KIND == SOFTMAX);
         result.dot = pair_add4(sums.dot, select(vec4<f32>(0.0), term, inside), params.zero);
     }
     return result;
@@ -177,15 +180,18 @@ fn results4(z: vec4<f32>, stats: RowStats, dot: f32, upstream: vec4<f32>) -> vec
     if !BACKWARD && KIND == LOG_SOFTMAX {
         return log_softmax4(d, stats, params.zero);
     }
-    let p = softmax4(d, stats, params.zero);
     if !BACKWARD {
-        return p;
+        return softmax4(d, stats, params.zero);
     }
-    var gradient = p * upstream;
+    var weight = upstream;
     if KIND == SOFTMAX {
-        gradient = p * opaque4(upstream - dot, params.zero);
+        weight = opaque4(upstream - dot, params.zero);
     } else if KIND == LOG_SOFTMAX {
-        gradient = upstream - opaque4(p * dot, params.zero);
+        weight = vec4<f32>(dot);
+    }
+    var gradient = softmax_times4(d, weight, stats, params.zero);
+    if KIND == LOG_SOFTMAX {
+        gradient = upstream - opaque4(gradient, params.zero);
     }
     return select(gradient, opaque4(gradient, params.zero) * params.scale, SCALED);
 }

@@ -188,8 +188,8 @@ pub fn forward_row(kind: SoftmaxKind, z: &[f64], len: usize, masked: MaskedRows)
     }
 }
 
-/// A probability below the smallest normal f32 may have been flushed before a large upstream value met it. Added to each
-/// probability in the magnitudes of a gradient, `2^-105` is worth `2^-126` in the bound `8u * magnitude`.
+/// A term or result below the smallest normal f32 may be flushed, before the factor `scale` is applied or after. Added to
+/// the magnitude of a gradient, `2^-105` is worth `2^-126` in the bound `8u * magnitude`.
 const FLUSHED: f64 = 1.0 / (1u128 << 105) as f64;
 
 /// One row backward: gradient of `sum_j g_j * y_j` with respect to x, where y is the row forward and `dz/dx = scale`.
@@ -206,12 +206,7 @@ pub fn backward_row(kind: SoftmaxKind, z: &[f64], g: &[f64], len: usize, scale: 
             let mean_magnitude: f64 = p.iter().zip(g).map(|(p, g)| (p + FLUSHED) * g.abs()).sum();
             p.iter()
                 .zip(g)
-                .map(|(p, g)| {
-                    (
-                        scale * p * (g - mean),
-                        scale.abs() * (p + FLUSHED) * (g.abs() + mean_magnitude),
-                    )
-                })
+                .map(|(p, g)| (scale * p * (g - mean), scale.abs() * p * (g.abs() + mean_magnitude)))
                 .unzip()
         }
         SoftmaxKind::LogSoftmax => {
@@ -219,19 +214,13 @@ pub fn backward_row(kind: SoftmaxKind, z: &[f64], g: &[f64], len: usize, scale: 
             let total_magnitude: f64 = g[..z.len()].iter().map(|g| g.abs()).sum();
             p.iter()
                 .zip(g)
-                .map(|(p, g)| {
-                    (
-                        scale * (g - p * total),
-                        scale.abs() * (g.abs() + (p + FLUSHED) * total_magnitude),
-                    )
-                })
+                .map(|(p, g)| (scale * (g - p * total), scale.abs() * (g.abs() + p * total_magnitude)))
                 .unzip()
         }
-        SoftmaxKind::LogSumExp => p
-            .iter()
-            .map(|p| (scale * g[0] * p, (scale * g[0]).abs() * (p + FLUSHED)))
-            .unzip(),
+        SoftmaxKind::LogSumExp => p.iter().map(|p| (scale * g[0] * p, (scale * g[0]).abs() * p)).unzip(),
     };
+    let flushed = FLUSHED * (1.0 + scale.abs());
+    magnitudes.iter_mut().for_each(|m| *m += flushed);
     values.resize(len, 0.0);
     magnitudes.resize(len, 0.0);
     Expected { values, magnitudes }
