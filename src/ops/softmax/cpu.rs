@@ -27,6 +27,9 @@ const CHUNK: usize = 4096;
 /// Elements of a parallel task of short rows.
 const TASK: usize = 32 * 1024;
 
+/// Up to this length, rows of a packed input go through one kernel together: a call for each would be felt.
+const SHORT: usize = 256;
+
 /// Rows of a tile of columns.
 const TILE_ROWS: usize = 128;
 
@@ -404,11 +407,60 @@ impl<'a, T: Element> Job<'a, T> {
             return;
         }
         let rows_per_task = (TASK / self.len.max(1)).max(1);
+        if let Some(x) = self.plain_rows() {
+            let rows_per_block = (CHUNK / self.len).max(1);
+            parallel::for_each_chunk(y, rows_per_task * width, |task, piece, scratch: &mut Scratch| {
+                for (i, out) in piece.chunks_mut(rows_per_block * width).enumerate() {
+                    self.run_block(x, task * rows_per_task + i * rows_per_block, out, scratch);
+                }
+            });
+            return;
+        }
         parallel::for_each_chunk(y, rows_per_task * width, |task, piece, scratch: &mut Scratch| {
             for (i, out) in piece.chunks_mut(width).enumerate() {
                 self.run_row(task * rows_per_task + i, out, false, scratch);
             }
         });
+    }
+
+    /// The input, if this is softmax of short packed rows and nothing else.
+    fn plain_rows(&self) -> Option<&'a [T]> {
+        let plain = self.kind == SoftmaxKind::Softmax
+            && self.upstream.is_none()
+            && self.mask.is_none()
+            && self.options.scale == 1.0
+            && self.options.causal.is_none()
+            && (1..=SHORT).contains(&self.len)
+            && (self.x.stride == 1 || self.len == 1);
+        match self.x.starts {
+            Starts::Uniform { offset, stride } if plain && (stride == self.len || self.rows == 1) => {
+                self.x.values.get(offset..offset + self.rows * self.len)
+            }
+            _ => None,
+        }
+    }
+
+    /// Softmax of the rows `first ..` of a packed input.
+    fn run_block(&self, x: &[T], first: usize, out: &mut [T], scratch: &mut Scratch) {
+        let x = &x[first * self.len..first * self.len + out.len()];
+        let mut others = Vec::new();
+        match (as_f32(x), as_f32_mut(out)) {
+            (Some(z), Some(out)) => kernels::softmax_rows(z, self.len, out, &mut others),
+            _ => {
+                let (z, buffer) = (sized(&mut scratch.z, x.len()), sized(&mut scratch.out, x.len()));
+                widen(x, z);
+                kernels::softmax_rows(z, self.len, buffer, &mut others);
+                narrow(buffer, out);
+            }
+        }
+        for row in others {
+            self.run_row(
+                first + row,
+                &mut out[row * self.len..(row + 1) * self.len],
+                false,
+                scratch,
+            );
+        }
     }
 
     /// Rows that step over a narrow inner dimension.

@@ -209,6 +209,39 @@ macro_rules! for_blocks {
     }};
 }
 
+/// The largest element that is not NaN, -inf if there is none.
+#[inline(always)]
+fn max_body(z: &[f32]) -> f32 {
+    if z.len() < LANES {
+        return z.iter().fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
+    }
+    let mut wide = [f32::NEG_INFINITY; 4 * LANES];
+    let mut blocks = z.chunks_exact(4 * LANES);
+    for block in &mut blocks {
+        for (best, &z) in wide.iter_mut().zip(block) {
+            *best = if z > *best { z } else { *best };
+        }
+    }
+    let mut best = [f32::NEG_INFINITY; LANES];
+    for chunk in wide.chunks_exact(LANES).chain(blocks.remainder().chunks_exact(LANES)) {
+        max_step(&mut best, block(chunk));
+    }
+    // The last block overlaps: a maximum may see an element twice.
+    max_step(&mut best, block(&z[z.len() - LANES..]));
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            best[i] = if best[i + width] > best[i] {
+                best[i + width]
+            } else {
+                best[i]
+            };
+        }
+        width /= 2;
+    }
+    best[0]
+}
+
 #[inline(always)]
 fn exp_store_body<const FMA: bool>(z: &[f32], max: f32, out: &mut [f32]) -> f64 {
     let m = [f64::from(max); LANES];
@@ -303,14 +336,24 @@ macro_rules! kernels {
 kernels! {
     /// The largest element that is not NaN, -inf if there is none.
     fn max(z: &[f32]) -> f32 {
-        let mut best = [f32::NEG_INFINITY; 4 * LANES];
-        let mut blocks = z.chunks_exact(4 * LANES);
-        for block in &mut blocks {
-            for (best, &z) in best.iter_mut().zip(block) {
-                *best = if z > *best { z } else { *best };
+        max_body(z)
+    }
+
+    /// Softmax of consecutive rows. Rows that are not ordinary are not finished but named in `others`.
+    fn softmax_rows(z: &[f32], len: usize, out: &mut [f32], others: &mut Vec<usize>) {
+        for (row, (z, out)) in z.chunks_exact(len).zip(out.chunks_exact_mut(len)).enumerate() {
+            let max = max_body(z);
+            if !max.is_finite() {
+                others.push(row);
+                continue;
+            }
+            let sum = exp_store_body::<FMA>(z, max, out);
+            if sum.is_nan() {
+                others.push(row);
+            } else {
+                scale_body::<FMA>(out, 1.0 / sum);
             }
         }
-        best.iter().chain(blocks.remainder()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
     }
 
     /// Writes `exp(z - m)` and returns their sum.
