@@ -410,8 +410,7 @@ fn heading(devices: &[Device], cases: usize, quick: bool) -> String {
          (`src/ops/softmax/reference.rs`). The {cases} cases have rows of {rows} elements, \
          of {kinds}; and attention with scale, padding mask and causal mask. \
          The command fails where a bound is missed, a subnormal or non-finite result included; figures count the \
-         results that are normal numbers. In gradients a probability below the smallest normal number may have been flushed before it met \
-         a large upstream value; the bound allows for that, and 8.00 is such a flush, not a rounding error.\n"
+         results that are normal numbers.\n"
     );
     text.push_str("| device | driver | subgroup | native f16 |\n|---|---|---|---|\n");
     for device in devices {

@@ -217,7 +217,7 @@ fn sum_not_compensated() {
         name: "sum not compensated",
         edits: &[(
             ERROR_FREE,
-            "    let t = two_sum4(state.high, x, zero);\n    return Pair4(t.high, opaque4(state.low + t.low, zero));",
+            "    let t = fast_two_sum4(max(state.high, x), min(state.high, x), zero);\n    return Pair4(t.high, opaque4(state.low + t.low, zero));",
             "    return Pair4(opaque4(state.high + x, zero), state.low);",
         )],
     };
@@ -262,8 +262,8 @@ fn builtin_exp_used() {
             ),
             (
                 MATH,
-                "let v = opaque4(p * exp2_int4(k1), zero) * exp2_int4(e.k - k1);",
-                "let v = exp(d.high) * (d.low + 1.0) * whole;",
+                "let v = opaque4(opaque4(p * exp2_int4(e.k - later), zero) * weight, zero) * exp2_int4(later);",
+                "let v = exp(d.high) * (d.low + 1.0) * whole * weight;",
             ),
         ],
     };

@@ -10,6 +10,8 @@
 //! - rows across a wide inner dimension go as tiles of neighbouring columns, one column a vector lane;
 //! - rows across a narrow inner dimension, and outputs with gaps, go row by row through a copy.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod kernels;
 
 use std::borrow::Cow;

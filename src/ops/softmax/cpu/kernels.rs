@@ -27,22 +27,24 @@ fn multiply_add<const FMA: bool>(a: f64, b: f64, c: f64) -> f64 {
 /// Adding this rounds to an integer and leaves it, with the exponent bias of f64, in the lowest bits.
 const ROUND: f64 = 6755399441055744.0 + 1023.0;
 
-/// `exp(r)` for |r| <= ln(2)/2 within a relative error of 2^-27.9; the minimax polynomial through (0, 1).
+/// Coefficients of [`exp_reduced`] from the linear term on: the minimax polynomial through (0, 1).
+pub(super) const EXP: [f64; 6] = [
+    1.0000000648778362,
+    0.5000000081043168,
+    0.16666325010555608,
+    0.041666239859114496,
+    0.00838115719023645,
+    0.0013948640637153269,
+];
+
+/// `exp(r)` for |r| <= ln(2)/2 within a relative error of 2^-27.9.
 #[inline(always)]
 fn exp_reduced<const FMA: bool>(r: f64) -> f64 {
-    const C: [f64; 6] = [
-        1.0000000648778362,
-        0.5000000081043168,
-        0.16666325010555608,
-        0.041666239859114496,
-        0.00838115719023645,
-        0.0013948640637153269,
-    ];
-    let mut p = multiply_add::<FMA>(C[5], r, C[4]);
-    p = multiply_add::<FMA>(p, r, C[3]);
-    p = multiply_add::<FMA>(p, r, C[2]);
-    p = multiply_add::<FMA>(p, r, C[1]);
-    p = multiply_add::<FMA>(p, r, C[0]);
+    let mut p = multiply_add::<FMA>(EXP[5], r, EXP[4]);
+    p = multiply_add::<FMA>(p, r, EXP[3]);
+    p = multiply_add::<FMA>(p, r, EXP[2]);
+    p = multiply_add::<FMA>(p, r, EXP[1]);
+    p = multiply_add::<FMA>(p, r, EXP[0]);
     multiply_add::<FMA>(p, r, 1.0)
 }
 
@@ -60,17 +62,19 @@ fn exp<const FMA: bool>(d: f64) -> f64 {
     exp_reduced::<FMA>(r) * f64::from_bits(rounded.to_bits() << 52)
 }
 
+/// Adding this rounds to an integer and leaves it in the lowest bits.
+pub(super) const ROUND_UNBIASED: f64 = 6755399441055744.0;
+
 /// `exp(d)` for -708 <= d <= 0, and NaN for NaN. The exponent is added instead of multiplied in.
 #[inline(always)]
 fn exp_in_range<const FMA: bool>(d: f64) -> f64 {
-    const ROUND_UNBIASED: f64 = 6755399441055744.0;
     let rounded = multiply_add::<FMA>(d, std::f64::consts::LOG2_E, ROUND_UNBIASED);
     let r = multiply_add::<FMA>(rounded - ROUND_UNBIASED, -std::f64::consts::LN_2, d);
     f64::from_bits(exp_reduced::<FMA>(r).to_bits().wrapping_add(rounded.to_bits() << 52))
 }
 
 /// Entries so far below the maximum that nothing remains of them are lifted to here: `exp(-700)` is below `2^-1009`.
-const FLOOR: f32 = 700.0;
+pub(super) const FLOOR: f32 = 700.0;
 
 /// Up to this maximum, [`FLOOR`] below it is met closely enough in f32.
 const MAX_WITH_FLOOR: f32 = 1048576.0;
@@ -242,8 +246,24 @@ fn max_body(z: &[f32]) -> f32 {
     best[0]
 }
 
+/// Runs the AVX2 form of a loop where `FMA` says that this clone of the caller is the one for that instruction set.
+macro_rules! in_avx2 {
+    ($fma:ident, $name:ident($($arg:expr),*)) => {
+        #[cfg(target_arch = "x86_64")]
+        if $fma {
+            // SAFETY: on x86-64 `FMA` is true only in functions compiled for AVX2 and FMA, which `multiversion` calls only
+            // after finding both on this CPU.
+            #[allow(unsafe_code)]
+            return unsafe { super::avx2::$name($($arg),*) };
+        }
+    };
+}
+
 #[inline(always)]
 fn exp_store_body<const FMA: bool>(z: &[f32], max: f32, out: &mut [f32]) -> f64 {
+    if max.abs() <= MAX_WITH_FLOOR {
+        in_avx2!(FMA, exp_store(z, max, out));
+    }
     let m = [f64::from(max); LANES];
     let mut sum = [0.0; LANES];
     if max.abs() <= MAX_WITH_FLOOR {
@@ -368,6 +388,7 @@ kernels! {
 
     /// [`ties_and_others`] for a maximum up to [`MAX_WITH_FLOOR`].
     fn ties_and_others_near(z: &[f32], max: f32) -> (f64, f64) {
+        in_avx2!(FMA, ties_and_others(z, max));
         let m = [f64::from(max); LANES];
         let floor = max - FLOOR;
         // Exact in f32: a chunk is far shorter than 2^24.
