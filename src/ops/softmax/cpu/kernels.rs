@@ -253,7 +253,8 @@ macro_rules! in_avx2 {
         if $fma {
             // SAFETY: on x86-64 `FMA` is true only in functions compiled for AVX2 and FMA, which `multiversion` calls only
             // after finding both on this CPU.
-            #[allow(unsafe_code)]
+            // (Where the caller itself is such a function, the compiler knows that.)
+            #[allow(unsafe_code, unused_unsafe)]
             return unsafe { super::avx2::$name($($arg),*) };
         }
     };
