@@ -138,6 +138,13 @@ group() {
             [ "$bad" -gt 0 ] || bad=1
             ;;
     esac
+    # A test that said SKIPPED counts as passed for the runner.
+    local silent
+    silent=$(grep -a '^SKIPPED' "$log" | sort -u | wc -l)
+    if [ "$code" -ne 3 ] && [ "$silent" -gt 0 ] && [ "$good" -ge "$silent" ]; then
+        good=$((good - silent))
+        ignored=$((ignored + silent))
+    fi
     passed=$((passed + good))
     failed=$((failed + bad))
     skipped=$((skipped + ignored))
@@ -180,11 +187,19 @@ suite_at_vector_width() {
 
 # The README's first command where no Vulkan driver can be found: the CPU path.
 first_command() {
-    env VK_DRIVER_FILES=/dev/null VK_ICD_FILENAMES=/dev/null cargo run --locked --release --features cli
+    local printed
+    printed=$(env VK_DRIVER_FILES=/dev/null VK_ICD_FILENAMES=/dev/null WGPU_BACKEND=vulkan MACHEPS_DEVICE=auto \
+        cargo run --locked --release --features cli) || return 1
+    printf '%s\n' "$printed"
+    # Without a driver it has to choose the CPU path and say so.
+    grep -q '^\* default: CPU path' <<<"$printed"
 }
 
 if $install_drivers; then
-    install_missing_drivers || exit 2
+    if ! install_missing_drivers; then
+        echo '0 passed, 1 failed, 0 skipped'
+        exit 2
+    fi
 fi
 find_drivers
 

@@ -11,6 +11,9 @@
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;
 @group(0) @binding(2) var<storage, read_write> y_data: array<y_unit>;
 
+// Ordered keys up to this one: no entry at all, or nothing but -inf.
+const NOTHING: u32 = 0x007fffffu;
+
 struct Partial {
     // Ordered maximum; 0 where no entry takes part.
     top: u32,
@@ -93,16 +96,25 @@ fn merge_chunks(inv: Invocation) {
     }
     top = team_max(top, at);
     let m = unordered(top);
+    // As in lib/softmax_sweep.wgsl, ACC accumulators a lane make 16 virtual lanes for every team.
     var count = 0u;
-    var t = vec2<f32>(0.0);
-    var dot = vec2<f32>(0.0);
+    var ts: array<vec2<f32>, ACC>;
+    var dots: array<vec2<f32>, ACC>;
     for (var c = lane; c < params.chunks; c += TEAM) {
         let part = partials[begin + c];
+        let a = c / TEAM % ACC;
+        var t = ts[a];
+        var dot = dots[a];
         if part.top == top {
             count += part.count;
             t = pair_merge(t, part.t, params.zero);
             dot = pair_merge(dot, part.dot, params.zero);
-        } else if part.top != 0u {
+        } else if part.top <= NOTHING {
+            // Its sums are relative to a maximum of -inf and mean nothing, but for the plain sum of the upstream gradient.
+            if KIND == LOG_SOFTMAX {
+                dot = pair_merge(dot, part.dot, params.zero);
+            }
+        } else {
             // exp(d) times 2^64; the entries equal to the chunk's maximum join the others.
             let e = exp_scaled4(difference4(vec4<f32>(unordered(part.top)), m, params.zero), params.zero).x;
             let own = row_total(f32(part.count), part.t, params.zero);
@@ -110,11 +122,19 @@ fn merge_chunks(inv: Invocation) {
             let factor = select(e * T_UNSCALE, 1.0, KIND == LOG_SOFTMAX);
             dot = pair_merge(dot, scale_pair(part.dot, factor), params.zero);
         }
+        ts[a] = t;
+        dots[a] = dot;
     }
-    let s = row_stats(top, team_count(count, at), team_sum(t, at, params.zero));
+    for (var half = ACC / 2u; half > 0u; half /= 2u) {
+        for (var a = 0u; a < half; a += 1u) {
+            ts[a] = pair_merge(ts[a], ts[a + half], params.zero);
+            dots[a] = pair_merge(dots[a], dots[a + half], params.zero);
+        }
+    }
+    let s = row_stats(top, team_count(count, at), team_sum(ts[0], at, params.zero));
     var total_dot = 0.0;
     if BACKWARD && KIND != LOG_SUM_EXP {
-        total_dot = row_dot(team_sum(dot, at, params.zero), s);
+        total_dot = row_dot(team_sum(dots[0], at, params.zero), s);
     }
     if live && lane == 0u {
         if KIND == LOG_SUM_EXP && !BACKWARD {

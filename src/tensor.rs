@@ -20,7 +20,8 @@ enum Place<T> {
     Gpu(Gpu, wgpu::Buffer),
 }
 
-fn checked_count(what: &str, shape: &[usize]) -> Result<usize> {
+/// Number of elements of a shape, unless it is beyond what can be addressed.
+pub(crate) fn checked_count(what: &str, shape: &[usize]) -> Result<usize> {
     element_count(shape).ok_or_else(|| {
         Error::shape(
             format!("shape of {what}"),

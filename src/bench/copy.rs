@@ -31,8 +31,7 @@ pub(super) fn prepare(context: &Context, bytes: u64) -> Result<Prepared> {
             16,
             wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
         )?;
-        gpu.queue()
-            .write_buffer(&params, 0, bytemuck::cast_slice(&[words as u32, grid[0], 0, 0]));
+        gpu.write(&params, 0, bytemuck::cast_slice(&[words as u32, grid[0], 0, 0]))?;
         let slice = |buffer| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer,

@@ -28,7 +28,8 @@ pub(crate) fn reflect(source: &str) -> Result<(naga::Module, naga::valid::Module
 }
 
 impl Kernel {
-    pub(crate) fn build(gpu: &Gpu, label: &str, source: &str, entry: &str) -> Result<Kernel> {
+    /// `bounded`: keep wgpu's bound on every loop, for sources that are not this crate's.
+    pub(crate) fn build(gpu: &Gpu, label: &str, source: &str, entry: &str, bounded: bool) -> Result<Kernel> {
         gpu.check_alive()?;
         let (module, info) = reflect(source)?;
         let position = module
@@ -83,12 +84,13 @@ impl Kernel {
                 source: wgpu::ShaderSource::Wgsl(source.into()),
             };
             let checks = wgpu::ShaderRuntimeChecks {
-                force_loop_bounding: false,
+                force_loop_bounding: bounded,
                 ..wgpu::ShaderRuntimeChecks::checked()
             };
-            // SAFETY: every loop of this crate's shaders counts a u32 up or down to a bound that does not change inside
-            // the loop, so none is infinite; all other run-time checks stay on. Without this naga counts every
-            // iteration in a second variable, which keeps drivers from unrolling.
+            // SAFETY: without `bounded` the source is one of this crate's own shaders. Every loop of those counts a u32
+            // up or down to a bound that does not change inside the loop, so none is infinite; all other run-time checks
+            // stay on. With the bound, naga counts every iteration in a second variable, which keeps drivers from
+            // unrolling.
             #[allow(unsafe_code)]
             let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
             let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -99,7 +101,7 @@ impl Kernel {
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &[],
                     // Every collective writes its workgroup memory before it reads it.
-                    zero_initialize_workgroup_memory: false,
+                    zero_initialize_workgroup_memory: bounded,
                 },
                 cache: None,
             });

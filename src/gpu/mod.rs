@@ -320,8 +320,12 @@ impl Gpu {
         Ok(create())
     }
 
-    /// The kernel of this source, built at its first use and shared from then on.
-    pub fn kernel(&self, label: &str, source: &str, entry: &str) -> Result<Arc<Kernel>> {
+    /// The kernel of this source, one of the crate's own, built at its first use and shared from then on.
+    pub(crate) fn kernel(&self, label: &str, source: &str, entry: &str) -> Result<Arc<Kernel>> {
+        self.shared_kernel(label, source, entry, !self.inner.edits.is_empty())
+    }
+
+    fn shared_kernel(&self, label: &str, source: &str, entry: &str, bounded: bool) -> Result<Arc<Kernel>> {
         let edited;
         let source = if self.inner.edits.is_empty() {
             source
@@ -333,12 +337,12 @@ impl Gpu {
                 .fold(source.to_string(), |text, (from, to)| text.replace(from, to));
             &edited
         };
-        let key = format!("{entry}\n{source}");
+        let key = format!("{entry} {bounded}\n{source}");
         if let Some(kernel) = lock(&self.inner.kernels).get(&key) {
             return Ok(kernel.clone());
         }
         // Built outside the lock: two threads may both build it, and the first to finish is kept.
-        let kernel = Arc::new(Kernel::build(self, label, source, entry)?);
+        let kernel = Arc::new(Kernel::build(self, label, source, entry, bounded)?);
         Ok(lock(&self.inner.kernels).entry(key).or_insert(kernel).clone())
     }
 
@@ -370,7 +374,7 @@ impl Gpu {
         output: &str,
         workgroups: u32,
     ) -> Result<Readback> {
-        let kernel = self.kernel("macheps run once", source, entry)?;
+        let kernel = self.shared_kernel("macheps run once", source, entry, true)?;
         let mut buffers = Vec::new();
         for (name, bytes) in bindings {
             let usage = wgpu::BufferUsages::COPY_DST

@@ -119,7 +119,8 @@ fn cut(
 ) -> Result<()> {
     // Whole words at both ends and the distance to an aligned offset come on top of the span.
     let slack = budget.alignment + 16;
-    let room = budget.binding.saturating_sub(slack);
+    // Kernels index elements, of two bytes at least, by u32.
+    let room = budget.binding.min(2 * u64::from(u32::MAX)).saturating_sub(slack);
     let rows: usize = dims.iter().map(|d| d[0].size).product();
     let fits = |dims: &[Vec<RowDim>]| tensors.iter().enumerate().all(|(t, x)| span(x, t, dims) <= room);
     let whole = fits(dims);

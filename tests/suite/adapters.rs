@@ -50,12 +50,12 @@ fn open_all() -> Vec<Adapter> {
             ..Default::default()
         };
         let context = Context::with_options(options).unwrap_or_else(|e| panic!("{name} does not open: {e}"));
-        eprintln!(
+        say(&format!(
             "adapter: {name} = {} [{}], subgroups {:?}",
             info.label(),
             info.driver,
             info.subgroup_sizes
-        );
+        ));
         found.push(Adapter { name, context });
     }
     let required = std::env::var("REQUIRE_ADAPTERS").unwrap_or_default();
@@ -68,12 +68,23 @@ fn open_all() -> Vec<Adapter> {
     found
 }
 
+/// Says something on a line of its own, past the test runner's capture of what passing tests print.
+pub fn say(line: &str) {
+    let line = format!("\n{line}\n");
+    std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).expect("a standard error stream");
+}
+
+/// Says that a test, or a part of it, is skipped.
+pub fn skipped(test: &str, why: &str) {
+    say(&format!("SKIPPED: {test}: {why}"));
+}
+
 /// All adapters; prints SKIPPED once a test if there are none.
 pub fn all(test: &str) -> &'static [Adapter] {
     static ADAPTERS: OnceLock<Vec<Adapter>> = OnceLock::new();
     let adapters = ADAPTERS.get_or_init(open_all);
     if adapters.is_empty() {
-        eprintln!("SKIPPED: {test}: no adapter on this machine");
+        skipped(test, "no adapter on this machine");
     }
     adapters
 }

@@ -13,10 +13,8 @@ pub fn shared_data(test: &str) -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    println!(
-        "SKIPPED: {test}: no data at {} (set MACHEPS_SHARED_DATA)",
-        folder.display()
-    );
+    let why = format!("no data at {} (set MACHEPS_SHARED_DATA)", folder.display());
+    crate::adapters::skipped(test, &why);
     None
 }
 

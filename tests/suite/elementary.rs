@@ -553,7 +553,7 @@ fn shared(file: &str, names: &[&str]) -> Option<Vec<Vec<u32>>> {
     let folder = std::env::var("MACHEPS_SHARED_DATA").unwrap_or_else(|_| here.into());
     let path = std::path::Path::new(&folder).join("hard_rows").join(file);
     let Ok(bytes) = std::fs::read(&path) else {
-        eprintln!("SKIPPED: no {}", path.display());
+        crate::adapters::skipped(file, &format!("no {}", path.display()));
         return None;
     };
     let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");

@@ -226,10 +226,10 @@ fn block_on<F: Future>(future: F) -> F::Output {
     let mut context = std::task::Context::from_waker(&waker);
     let start = Instant::now();
     loop {
-        if unpark.1.swap(0, Ordering::SeqCst) > 0 {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                return output;
-            }
+        if unpark.1.swap(0, Ordering::SeqCst) > 0
+            && let Poll::Ready(output) = future.as_mut().poll(&mut context)
+        {
+            return output;
         }
         assert!(start.elapsed() < Duration::from_secs(60), "nobody wakes the future");
         std::thread::park_timeout(Duration::from_secs(1));
@@ -492,7 +492,7 @@ fn contexts_do_not_pile_up() {
         .iter()
         .any(|a| a.is("llvmpipe"))
     {
-        eprintln!("SKIPPED: contexts_do_not_pile_up: no llvmpipe");
+        adapters::skipped("contexts_do_not_pile_up", "no llvmpipe");
         return;
     }
     let this = std::env::current_exe().expect("a path");

@@ -99,10 +99,10 @@ impl Tensor {
         column_major: bool,
     ) -> Result<Tensor, String> {
         debug_assert_eq!(bytes.len(), shape.iter().product::<usize>() * stored.size());
-        if stored == Stored::Bool {
-            if let Some(at) = bytes.iter().position(|&b| b > 1) {
-                return Err(format!("element {at} is {}; expected a bool, 0 or 1", bytes[at]));
-            }
+        if stored == Stored::Bool
+            && let Some(at) = bytes.iter().position(|&b| b > 1)
+        {
+            return Err(format!("element {at} is {}; expected a bool, 0 or 1", bytes[at]));
         }
         if big_endian {
             bytes.chunks_exact_mut(stored.size()).for_each(<[u8]>::reverse);

@@ -357,7 +357,7 @@ fn chunked(map: &RowMap, chunk: usize, chunks: usize) -> RowMap {
 pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let axis = call.options.check(&call.x.shape)?;
     let label = call.kind.name();
-    let x = call.x.rows(axis);
+    let mut x = call.x.rows(axis);
     let reduces = call.kind.reduces();
     let one_a_row = |view: &BufferView| {
         let mut map = view.rows(axis);
@@ -377,6 +377,24 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             label,
             steps: Vec::new(),
         });
+    }
+    // Kernels count the elements of a row and its place under the causal mask by u32.
+    for (what, need) in [("elements of a row", x.len), ("rows", rows)] {
+        if need > u32::MAX as usize / 2 {
+            return Err(Error::Limit {
+                what,
+                need: need as u64,
+                have: u64::from(u32::MAX / 2),
+            });
+        }
+    }
+    let mut mask_map = call.mask.as_ref().map(|m| m.1.clone());
+    if x.len == 0 {
+        // Nothing is read: neither place nor strides of what is not there may matter to the plan.
+        for map in std::iter::once(&mut x).chain(&mut mask_map) {
+            map.offset = 0;
+            map.dims.iter_mut().for_each(|d| d.stride = 0);
+        }
     }
     let (strategy, workspace_bytes) = strategy_for(gpu, &x, call.strategy, call.backward)?;
     let capabilities = gpu.capabilities();
@@ -482,7 +500,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let views: Vec<(&BufferView, RowMap, Role)> = [
         Some((call.x, x.clone(), Role::X)),
         Some((call.y, y.clone(), Role::Y)),
-        call.mask.as_ref().map(|(v, m)| (*v, m.clone(), Role::Mask)),
+        call.mask.as_ref().zip(mask_map).map(|((v, _), m)| (*v, m, Role::Mask)),
         call.upstream.zip(upstream.clone()).map(|(v, m)| (v, m, Role::Upstream)),
     ]
     .into_iter()

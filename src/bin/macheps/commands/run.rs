@@ -229,7 +229,8 @@ impl Layout {
         // The reduced dimensions go to the end and become one.
         let mut order: Vec<usize> = (0..shape.len()).filter(|d| !axes.contains(d)).collect();
         let mut turned: Vec<usize> = order.iter().map(|&d| shape[d]).collect();
-        turned.push(axes.iter().map(|&d| shape[d]).product());
+        // Beside a dimension of size 0 the others may claim any size; the library refuses what is too large.
+        turned.push(axes.iter().fold(1usize, |n, &d| n.saturating_mul(shape[d])));
         order.extend(&axes);
         Ok(Layout {
             shape: turned,
@@ -400,10 +401,12 @@ fn verdict(checks: Vec<(&str, Outcome<String>)>) -> Outcome {
 /// The gradient of y, in the order in which the kernel sees y.
 fn upstream<T: Element>(files: &Files, settings: &Settings, layout: &Layout, asked: Option<DType>) -> Outcome<Vec<T>> {
     let Some(upstream) = &files.upstream else {
-        return Ok(vec![
-            T::from_f64(settings.upstream.unwrap_or(1.0));
-            layout.result.iter().product()
-        ]);
+        let too_large = || Failure::usage(format!("upstream: a tensor of shape {:?} is too large", layout.result));
+        let count = macheps::rows::element_count(&layout.result).ok_or_else(too_large)?;
+        let mut values = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| too_large())?;
+        values.resize(count, T::from_f64(settings.upstream.unwrap_or(1.0)));
+        return Ok(values);
     };
     // Dimensions of size 1 do not matter to a reduction's result: with or without keepdims.
     let squeeze = |shape: &[usize]| shape.iter().copied().filter(|&n| n != 1).collect::<Vec<_>>();
