@@ -361,3 +361,25 @@ fn same_bits_for_any_number_of_threads() {
         assert!(run(threads) == one, "{threads} threads");
     }
 }
+
+/// A shape with a 0 in it holds nothing, whatever its other dimensions claim.
+#[test]
+fn empty_shapes_may_claim_anything() {
+    use macheps::{Context, Error, SoftmaxInput, SoftmaxOptions, ops::softmax};
+    let ctx = Context::cpu();
+    let run = |kind, shape: &[usize]| {
+        let input = SoftmaxInput::<f32>::new(&[], shape);
+        softmax::forward(&ctx, kind, &input, &SoftmaxOptions::default())
+    };
+    assert!(run(SoftmaxKind::Softmax, &[1 << 40, 0]).unwrap().is_empty());
+    assert!(matches!(
+        run(SoftmaxKind::LogSumExp, &[1 << 62, 0]),
+        Err(Error::Limit { .. })
+    ));
+    assert!(matches!(
+        run(SoftmaxKind::LogSumExp, &[1 << 33, 1 << 33, 0]),
+        Err(Error::Shape { .. })
+    ));
+    assert!(softmax::logsumexp_axes::<f32>(&ctx, &[], &[1 << 33, 1 << 33, 0], &[2], false).is_err());
+    assert_eq!(run(SoftmaxKind::LogSumExp, &[2, 0]).unwrap(), [f32::NEG_INFINITY; 2]);
+}

@@ -83,17 +83,31 @@ impl Destination {
     }
 }
 
+/// Refuses a file that cannot be put where it is asked for.
+fn check_place(path: &Path) -> Outcome {
+    if path.is_dir() {
+        return Err(Failure::file(path, "is a folder; expected a file"));
+    }
+    let folder = folder(path);
+    if !folder.is_dir() {
+        return Err(Failure::file(path, format!("there is no folder {}", folder.display())));
+    }
+    Ok(())
+}
+
+/// Refuses reports that cannot be written, before the minutes that making them takes. stdout is always there.
+pub fn check_reports<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Outcome {
+    paths
+        .into_iter()
+        .filter(|path| !crate::report::is_stdout(path))
+        .try_for_each(check_place)
+}
+
 /// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go.
 pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
     for (i, (name, destination)) in outputs.iter().enumerate() {
         let path = destination.path();
-        if path.is_dir() {
-            return Err(Failure::file(path, "is a folder; expected a file"));
-        }
-        let folder = folder(path);
-        if !folder.is_dir() {
-            return Err(Failure::file(path, format!("there is no folder {}", folder.display())));
-        }
+        check_place(path)?;
         if matches!(destination, Destination::Npy(_)) && dtype == DType::Bf16 {
             return Err(Failure::file(
                 path,

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::backend::{self, Device};
+use crate::destination;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::report::{Adapter, Document, VerifyCase, is_stdout};
@@ -19,6 +20,7 @@ struct Body<'a> {
 
 pub fn run(device: &str, op: Option<&str>, json: Option<&Path>) -> Outcome {
     let quiet = json.is_some_and(is_stdout);
+    destination::check_reports(json)?;
     let (mut adapters, mut cases, mut broken) = (Vec::new(), Vec::new(), Vec::new());
     let selectors = if device == "all" {
         backend::devices().iter().map(|d| d.index.to_string()).collect()
