@@ -67,20 +67,32 @@ impl Prepared {
         })
     }
 
-    /// Samples for about `budget`: seconds of one run each, sorted.
-    fn sample(&mut self, budget: Duration) -> Result<(Vec<f64>, &'static str)> {
-        let mut first = self.time(1)?;
+    /// Runs in a sample: enough to last 10 ms.
+    fn repeats(&mut self) -> Result<u32> {
         // The first run pays for pages and pipelines.
-        first.seconds = first.seconds.min(self.time(1)?.seconds);
-        let repeats = (0.01 / first.seconds.max(1e-7)).clamp(1.0, 200.0) as u32;
-        let mut samples = Vec::new();
-        let start = Instant::now();
-        while samples.len() < 5 || (start.elapsed() < budget && samples.len() < 200) {
-            samples.push(self.time(repeats)?.seconds);
-        }
-        samples.sort_by(f64::total_cmp);
-        Ok((samples, first.timer))
+        let seconds = self.time(1)?.seconds.min(self.time(1)?.seconds);
+        Ok((0.01 / seconds.max(1e-7)).clamp(1.0, 200.0) as u32)
     }
+}
+
+/// Samples of several workloads for about `budget`: seconds of one run each, sorted. They take turns, so that a machine that
+/// grows slower or has other work grows slower for all of them, and ratios stay.
+fn sample<const N: usize>(mut work: [&mut Prepared; N], budget: Duration) -> Result<[Vec<f64>; N]> {
+    let mut repeats = [0; N];
+    for (repeats, work) in repeats.iter_mut().zip(&mut work) {
+        *repeats = work.repeats()?;
+    }
+    let mut samples = [const { Vec::new() }; N];
+    let start = Instant::now();
+    while samples[0].len() < 5 || (start.elapsed() < budget && samples[0].len() < 200) {
+        for ((samples, work), &repeats) in samples.iter_mut().zip(&mut work).zip(&repeats) {
+            samples.push(work.time(repeats)?.seconds);
+        }
+    }
+    for samples in &mut samples {
+        samples.sort_by(f64::total_cmp);
+    }
+    Ok(samples)
 }
 
 /// How a workload did.
@@ -131,12 +143,8 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
 pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<BenchReport> {
     let mut prepared = case.prepare(context)?;
     let mut copy = copy::prepare(context, case.bytes())?;
-    // Half of the copy before, half after: a machine that grows slower is noticed.
-    let before = copy.sample(budget / 6)?.0;
-    let (samples, timer) = prepared.sample(budget * 2 / 3)?;
-    let mut copies = copy.sample(budget / 6)?.0;
-    copies.extend(before);
-    copies.sort_by(f64::total_cmp);
+    let timer = prepared.time(1)?.timer;
+    let [samples, copies] = sample([&mut prepared, &mut copy], budget)?;
     Ok(BenchReport {
         op: case.op().into(),
         shape: case.shape(),
@@ -153,7 +161,7 @@ pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<B
 
 /// Speed of copying so that `bytes` are read and written together, in GB/s.
 pub fn copy_speed(context: &Context, bytes: u64, budget: Duration) -> Result<f64> {
-    let (samples, _) = copy::prepare(context, bytes)?.sample(budget)?;
+    let [samples] = sample([&mut copy::prepare(context, bytes)?], budget)?;
     Ok(bytes as f64 / percentile(&samples, 0.5) * 1e-9)
 }
 

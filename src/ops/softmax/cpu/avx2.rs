@@ -4,6 +4,10 @@
 use super::kernels::{EXP, FLOOR, LANES, ROUND_UNBIASED, reduce};
 use std::arch::x86_64::*;
 
+/// Rows follow each other in memory as a rule, and what comes after the one at hand is asked for while the arithmetic keeps the
+/// memory idle: a row is often a page, at whose end the hardware's own prefetching stops. At least so many elements ahead.
+const SHORTEST_LEAD: usize = 1024;
+
 /// `exp(d)` for -708 <= d <= 0, and NaN for NaN; as `exp_in_range`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
@@ -57,12 +61,14 @@ pub(super) fn exp_store(z: &[f32], max: f32, out: &mut [f32]) -> f64 {
     let whole = z.len() / LANES * LANES;
     let (blocks, tail) = z.split_at(whole);
     let (outputs, rest) = out.split_at_mut(whole);
+    let ahead = z.len().max(SHORTEST_LEAD);
     for (z, o) in blocks
         .as_chunks::<LANES>()
         .0
         .iter()
         .zip(outputs.as_chunks_mut::<LANES>().0)
     {
+        _mm_prefetch::<_MM_HINT_T0>(z.as_ptr().wrapping_add(ahead).cast());
         // The second operand is kept where one is NaN.
         let e = exp_block(_mm256_max_ps(floor, bytemuck::cast(*z)), m);
         sum = [_mm256_add_pd(sum[0], e[0]), _mm256_add_pd(sum[1], e[1])];
