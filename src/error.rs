@@ -63,6 +63,18 @@ pub enum Error {
         /// What came.
         got: String,
     },
+    /// A class label is not one of the classes.
+    #[error("label {index} is {label}, expected one of {classes} classes{}", ignore_index.map_or(String::new(), |i| format!(" or the ignored {i}")))]
+    Label {
+        /// Flat index of the label.
+        index: usize,
+        /// The label.
+        label: i64,
+        /// Number of classes.
+        classes: usize,
+        /// The label that is ignored.
+        ignore_index: Option<i64>,
+    },
     /// Two tensors have different storage types where one was expected.
     #[error("{what}: expected storage type {expected}, got {got}")]
     DTypeMismatch {

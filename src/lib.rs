@@ -12,13 +12,17 @@
 //! tensors that stay on the device ([`Context::upload`], [`Context::chain`]), and kernels bound to your own buffers and
 //! recorded into your own command encoder ([`Softmax`]).
 
+pub mod accuracy;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod bench;
 pub mod context;
 pub mod element;
 pub mod error;
 pub mod gpu;
+mod job;
 pub mod ops;
+#[doc(hidden)]
+pub mod random;
 pub mod rows;
 pub mod tensor;
 #[cfg(not(target_arch = "wasm32"))]

@@ -10,6 +10,7 @@
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
+use crate::ops::is_meant;
 use crate::ops::softmax::cases::{Case as SoftmaxCase, nominal_bound, verify_cases};
 
 /// A case of some operation.
@@ -64,9 +65,10 @@ pub struct CaseReport {
 
 /// The cases of all operations, or of the one named (with its gradient).
 pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
-    let all = verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>);
-    all.filter(|c| op.is_none_or(|name| c.op() == name || c.op().strip_suffix("_backward") == Some(name)))
-        .collect()
+    let mut all: Vec<Box<dyn Case>> = Vec::new();
+    all.extend(verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    all.retain(|c| is_meant(c.op(), op));
+    all
 }
 
 /// Runs a case. A case that cannot be run is not ok.

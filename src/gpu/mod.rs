@@ -2,6 +2,7 @@
 
 mod adapters;
 mod capabilities;
+mod dispatch;
 mod kernel;
 mod plan;
 pub mod probe;
@@ -13,6 +14,7 @@ mod wait;
 pub use adapters::{Choice, DeviceInfo, DeviceKind, DeviceSelector};
 pub(crate) use adapters::{choose, enumerate};
 pub use capabilities::{Capabilities, recommended_limits, required_features};
+pub(crate) use dispatch::{Bind, Dispatches};
 pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
 pub use timing::Timing;

@@ -88,14 +88,28 @@ impl Readback {
 impl Gpu {
     /// Submits `encoder` with a copy of `len` bytes of `source` at its end and starts reading them back.
     /// `len` is a multiple of 4.
-    pub fn read_back(&self, mut encoder: wgpu::CommandEncoder, source: &wgpu::Buffer, len: u64) -> Result<Readback> {
-        let size = len.max(4);
+    pub fn read_back(&self, encoder: wgpu::CommandEncoder, source: &wgpu::Buffer, len: u64) -> Result<Readback> {
+        self.read_back_all(encoder, &[(source, len)])
+    }
+
+    /// The same for several buffers, one after the other, each from its beginning and rounded up to a multiple of 4 bytes.
+    pub fn read_back_all(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        sources: &[(&wgpu::Buffer, u64)],
+    ) -> Result<Readback> {
+        let len = sources.iter().map(|(_, len)| len.next_multiple_of(4)).sum::<u64>();
         let staging = self.create_buffer(
             "macheps staging",
-            size,
+            len.max(4),
             wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         )?;
-        encoder.copy_buffer_to_buffer(source, 0, &staging, 0, len);
+        let mut at = 0;
+        for (source, len) in sources {
+            let len = len.next_multiple_of(4);
+            encoder.copy_buffer_to_buffer(source, 0, &staging, at, len);
+            at += len;
+        }
         let submission = self.submit(|| encoder.finish())?;
         Ok(Readback {
             gpu: self.clone(),

@@ -9,22 +9,33 @@ const ARROWS: &[(&str, &str)] = &[
     ("error", "element"),
     ("element", "error"),
     ("rows", "error element"),
+    // The judge of results, and numbers for cases.
+    ("accuracy", "element"),
+    ("random", ""),
     ("sparse", "error element rows"),
     // What is true without a GPU: oracles and CPU kernels, with the options of their operation.
-    ("reference", "error element rows sparse ops solve"),
+    ("reference", "error element rows accuracy sparse ops solve"),
     ("gpu", "error element rows sparse"),
     ("context", "error element rows sparse gpu reference tensor"),
     ("tensor", "error element rows sparse gpu reference context"),
-    ("ops", "error element rows sparse gpu reference context tensor"),
-    ("solve", "error element rows sparse gpu reference context tensor ops"),
+    // What every one-shot does around its operation.
+    ("job", "error element gpu context"),
+    (
+        "ops",
+        "error element rows accuracy sparse gpu reference context tensor job",
+    ),
+    (
+        "solve",
+        "error element rows accuracy sparse gpu reference context tensor job ops",
+    ),
     // Cases are where an operation tells `verify` and `bench` what to try.
     (
         "cases",
-        "error element rows sparse gpu reference context tensor ops solve verify",
+        "error element rows accuracy random sparse gpu reference context tensor job ops solve verify",
     ),
     (
         "verify",
-        "error element rows sparse gpu reference context tensor ops solve cases",
+        "error element rows accuracy sparse gpu reference context tensor ops solve cases",
     ),
     (
         "bench",

@@ -19,14 +19,16 @@ const ROUND16: &str = include_str!("../../shaders/lib/round16.wgsl");
 const EXCHANGE: &str = include_str!("../../shaders/lib/exchange_workgroup.wgsl");
 
 /// A mistake: in this source, this text becomes that.
-struct Bug {
-    name: &'static str,
-    edits: &'static [(&'static str, &'static str, &'static str)],
+pub struct Bug {
+    /// In words.
+    pub name: &'static str,
+    /// Source, text, replacement.
+    pub edits: &'static [(&'static str, &'static str, &'static str)],
 }
 
 impl Bug {
     /// The device with the bug in its shaders.
-    fn plant(&self, gpu: &Gpu) -> Gpu {
+    pub fn plant(&self, gpu: &Gpu) -> Gpu {
         for (source, from, _) in self.edits {
             let found = source.matches(from).count();
             assert_eq!(
@@ -48,10 +50,10 @@ fn case(kind: SoftmaxKind, dtype: DType, shape: &[usize], fill: Fill, strategy: 
     }
 }
 
-type Verdict = Result<(), Mismatch>;
+pub type Verdict = Result<(), Mismatch>;
 
 /// Runs the case on the device as it is and with the bug, over the adapters. Returns where the bug was caught.
-fn caught(bug: &Bug, gpus: &[(String, Gpu)], run: impl Fn(&Context) -> Verdict) -> Vec<String> {
+pub fn caught(bug: &Bug, gpus: &[(String, Gpu)], run: impl Fn(&Context) -> Verdict) -> Vec<String> {
     let mut caught = Vec::new();
     for (name, gpu) in gpus {
         if let Err(m) = run(&Context::from_gpu(gpu.clone())) {
@@ -72,7 +74,7 @@ fn run_case(case: &Case) -> impl Fn(&Context) -> Verdict + '_ {
     }
 }
 
-fn all_gpus(test: &str) -> Vec<(String, Gpu)> {
+pub fn all_gpus(test: &str) -> Vec<(String, Gpu)> {
     adapters::all(test)
         .iter()
         .map(|a| (a.name.clone(), a.gpu().clone()))

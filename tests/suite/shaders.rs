@@ -194,8 +194,8 @@ fn translate_all(sources: &[(String, String)]) -> Tally {
 }
 
 #[test]
-fn softmax_variants_translate() {
-    let variants = macheps::ops::softmax::shader_variants();
+fn all_variants_translate() {
+    let variants = macheps::ops::shader_variants();
     assert!(variants.len() > 1000, "{} variants", variants.len());
     let tally = translate_all(&variants);
     eprintln!(

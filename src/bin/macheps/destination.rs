@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use macheps::DType;
 use npyz::WriterBuilder;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::NamedTempFile;
 
 use crate::failure::{Failure, Outcome};
+use crate::tensor::Stored;
 
 /// A parsed `DST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub enum Destination {
 pub struct Output {
     /// Name of the output, such as `y`.
     pub name: String,
-    /// Storage type.
-    pub dtype: DType,
+    /// Type of the elements.
+    pub dtype: Stored,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
     /// Elements in C order, little-endian.
@@ -103,12 +103,13 @@ pub fn check_reports<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Outcome {
         .try_for_each(check_place)
 }
 
-/// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go.
-pub fn check(outputs: &[(String, Destination)], dtype: DType) -> Outcome {
+/// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go; `dtype` tells the type of
+/// each by its name.
+pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) -> Outcome {
     for (i, (name, destination)) in outputs.iter().enumerate() {
         let path = destination.path();
         check_place(path)?;
-        if matches!(destination, Destination::Npy(_)) && dtype == DType::Bf16 {
+        if matches!(destination, Destination::Npy(_)) && dtype(name) == Stored::Bf16 {
             return Err(Failure::file(
                 path,
                 "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16",
@@ -165,9 +166,19 @@ pub fn write_text(path: &Path, text: &str) -> Outcome {
 
 fn npy(output: &Output) -> Result<Vec<u8>, String> {
     let descr = match output.dtype {
-        DType::F32 => "<f4",
-        DType::F16 => "<f2",
-        DType::Bf16 => return Err("npy has no bf16".to_string()),
+        Stored::Bool => "|b1",
+        Stored::I8 => "|i1",
+        Stored::U8 => "|u1",
+        Stored::I16 => "<i2",
+        Stored::U16 => "<u2",
+        Stored::I32 => "<i4",
+        Stored::U32 => "<u4",
+        Stored::I64 => "<i8",
+        Stored::U64 => "<u8",
+        Stored::F16 => "<f2",
+        Stored::F32 => "<f4",
+        Stored::F64 => "<f8",
+        Stored::Bf16 => return Err("npy has no bf16".to_string()),
     };
     let dtype = npyz::DType::new_scalar(descr.parse().map_err(|e| format!("{e}"))?);
     let shape: Vec<u64> = output.shape.iter().map(|&n| n as u64).collect();
@@ -185,9 +196,19 @@ fn safe(parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
     let mut views = Vec::new();
     for (output, destination) in parts {
         let dtype = match output.dtype {
-            DType::F32 => Dtype::F32,
-            DType::F16 => Dtype::F16,
-            DType::Bf16 => Dtype::BF16,
+            Stored::Bool => Dtype::BOOL,
+            Stored::I8 => Dtype::I8,
+            Stored::U8 => Dtype::U8,
+            Stored::I16 => Dtype::I16,
+            Stored::U16 => Dtype::U16,
+            Stored::I32 => Dtype::I32,
+            Stored::U32 => Dtype::U32,
+            Stored::I64 => Dtype::I64,
+            Stored::U64 => Dtype::U64,
+            Stored::F16 => Dtype::F16,
+            Stored::Bf16 => Dtype::BF16,
+            Stored::F32 => Dtype::F32,
+            Stored::F64 => Dtype::F64,
         };
         let view = TensorView::new(dtype, output.shape.clone(), &output.bytes).map_err(|e| e.to_string())?;
         views.push((destination.tensor(&output.name), view));
@@ -253,6 +274,7 @@ impl Staged {
 mod tests {
     use super::*;
     use crate::source::Source;
+    use macheps::DType;
 
     fn output(name: &str, dtype: DType, values: &[f32]) -> Output {
         let bytes = match dtype {
@@ -266,7 +288,7 @@ mod tests {
         };
         Output {
             name: name.to_string(),
-            dtype,
+            dtype: dtype.into(),
             shape: vec![values.len()],
             bytes,
         }
@@ -324,11 +346,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| Destination::parse(&folder.path().join(name).display().to_string()).unwrap();
         let two = |a: &str, b: &str| [("y".to_string(), at(a)), ("grad".to_string(), at(b))];
-        assert!(check(&two("y.npy", "g.npy"), DType::F32).is_ok());
-        assert!(check(&two("y.npy", "g.npy"), DType::Bf16).is_err());
-        assert!(check(&two("y.npy", "y.npy"), DType::F32).is_err());
-        assert!(check(&two("o.safetensors#a", "o.safetensors#b"), DType::Bf16).is_ok());
-        assert!(check(&two("o.safetensors#a", "o.safetensors#a"), DType::Bf16).is_err());
-        assert!(check(&two("o.safetensors", "none/o.safetensors"), DType::F32).is_err());
+        assert!(check(&two("y.npy", "g.npy"), |_| Stored::F32).is_ok());
+        assert!(check(&two("y.npy", "g.npy"), |_| Stored::Bf16).is_err());
+        assert!(check(&two("y.npy", "y.npy"), |_| Stored::F32).is_err());
+        assert!(check(&two("o.safetensors#a", "o.safetensors#b"), |_| Stored::Bf16).is_ok());
+        assert!(check(&two("o.safetensors#a", "o.safetensors#a"), |_| Stored::Bf16).is_err());
+        assert!(check(&two("o.safetensors", "none/o.safetensors"), |_| Stored::F32).is_err());
     }
 }

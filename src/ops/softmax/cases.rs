@@ -3,10 +3,12 @@
 use super::bounds::{Accuracy, MaxError, Quantity};
 use super::oneshot::{Mask, Problem, SoftmaxInput};
 use super::{MaskedRows, SoftmaxKind, SoftmaxOptions, Strategy};
-use crate::context::Context;
+use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
 use crate::gpu::Recording;
+use crate::job::{self, Job};
+use crate::random::Random;
 use crate::rows::element_count;
 
 /// What the values look like.
@@ -161,7 +163,7 @@ impl Case {
         let axis = crate::rows::resolve_axis(self.options.axis, rank).unwrap_or(0);
         let len = self.shape[axis];
         let inner: usize = self.shape[axis + 1..].iter().product();
-        let mut random = Random(0x9e37_79b9 ^ count as u64);
+        let mut random = Random::new(0x9e37_79b9 ^ count as u64);
         let x = (0..count)
             .map(|i| {
                 let j = i / inner.max(1) % len.max(1);
@@ -205,7 +207,7 @@ impl Case {
     /// Computes the case on a context.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
-        self.problem(data)?.run(context)
+        job::run(&self.problem(data)?, context)
     }
 
     /// Computes the case on a context and holds it to the oracle.
@@ -267,7 +269,7 @@ impl Case {
             .map(|p| p.with_strategy(self.strategy))
     }
 
-    /// Computes the case and lets the context's cross-check judge it; the CPU path is judged likewise.
+    /// Computes the case and holds a sample of its rows to the oracle.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
         match self.dtype {
@@ -280,12 +282,7 @@ impl Case {
     #[cfg(not(target_arch = "wasm32"))]
     fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
-        let problem = self.problem(&data)?;
-        let y = problem.run(context)?;
-        match context.gpu() {
-            Some(_) => Ok(()),
-            None => problem.cross_check(context.cross_check(), &y, Accuracy::Standard),
-        }
+        job::run_checked(&self.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())
     }
 
     /// Uploads the case and binds it.
@@ -365,28 +362,6 @@ pub fn nominal_bound(quantity: Quantity, dtype: DType, accuracy: Accuracy) -> (f
     match dtype {
         DType::F32 => (bound, unit),
         _ => (1.0, "of the bound (half an ulp + that of f32)"),
-    }
-}
-
-/// splitmix64 as a sequence.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Sum of four uniform numbers, scaled to standard deviation 1.
-    fn normal(&mut self) -> f64 {
-        ((0..4).map(|_| self.unit()).sum::<f64>() - 2.0) * 3f64.sqrt()
     }
 }
 

@@ -4,7 +4,9 @@ use super::options::{MaskedRows, SoftmaxKind, SoftmaxOptions};
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
-use crate::gpu::{Budget, BufferView, Capabilities, Gpu, Kernel, Planned, Recording, Step, Window, plan_windows};
+use crate::gpu::{
+    Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window, plan_windows,
+};
 use crate::rows::{RowDim, RowMap};
 use std::sync::Arc;
 
@@ -507,12 +509,10 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     .flatten()
     .collect();
     let mut binder = Binder {
-        gpu,
-        label,
+        dispatches: Dispatches::new(gpu, label),
         teams,
         max_workgroups: capabilities.max_workgroups,
         in_place,
-        dispatches: Vec::new(),
         workspace: None,
     };
 
@@ -660,24 +660,15 @@ fn plan(views: &[(&BufferView, RowMap, Role)], budget: &Budget, chunks: bool) ->
     plan_windows(&planned, budget, chunks)
 }
 
-/// Collects dispatches; their parameters go into one uniform buffer.
+/// Collects the dispatches of a call.
 struct Binder<'a> {
-    gpu: &'a Gpu,
-    label: &'static str,
+    dispatches: Dispatches<'a, Params>,
     teams: u64,
     max_workgroups: u32,
     /// The shader reads x through the binding of y.
     in_place: bool,
-    dispatches: Vec<Pending>,
     /// Buffer, offset, bytes of `stats`, bytes of `partials`.
     workspace: Option<(wgpu::Buffer, u64, u64, u64)>,
-}
-
-struct Pending {
-    kernel: Arc<Kernel>,
-    params: Params,
-    grid: [u32; 2],
-    bindings: Vec<(&'static str, wgpu::Buffer, u64, u64)>,
 }
 
 impl Binder<'_> {
@@ -693,6 +684,14 @@ impl Binder<'_> {
         params.grid_x = grid[0];
         params.sizes = window.sizes;
         let mut bindings = Vec::new();
+        let mut bind = |name, buffer: &wgpu::Buffer, offset, size| {
+            bindings.push(Bind {
+                name,
+                buffer: buffer.clone(),
+                offset,
+                size,
+            });
+        };
         for ((view, _, role), part) in views.iter().zip(&window.parts) {
             let strides = match role {
                 Role::X => &mut params.x_strides,
@@ -702,68 +701,22 @@ impl Binder<'_> {
             };
             *strides = part.strides;
             params.bases[*role as usize] = part.base;
-            bindings.push((role.binding(), view.buffer.clone(), part.offset, part.size));
+            bind(role.binding(), &view.buffer, part.offset, part.size);
             // A pass that only reads has no other claim to that binding; where y is there too, it is the same window.
             if *role == Role::X && self.in_place {
-                bindings.push((Role::Y.binding(), view.buffer.clone(), part.offset, part.size));
+                bind(Role::Y.binding(), &view.buffer, part.offset, part.size);
             }
         }
         if let Some((buffer, offset, stats, partials)) = &self.workspace {
-            bindings.push(("stats", buffer.clone(), *offset, *stats));
-            bindings.push(("partials", buffer.clone(), offset + stats, *partials));
+            bind("stats", buffer, *offset, *stats);
+            bind("partials", buffer, offset + stats, *partials);
         }
-        self.dispatches.push(Pending {
-            kernel: kernel.clone(),
-            params,
-            grid,
-            bindings,
-        });
+        self.dispatches.add(kernel, params, grid, bindings);
         Ok(())
     }
 
     fn finish(self) -> Result<Recording> {
-        let gpu = self.gpu;
-        let size = std::mem::size_of::<Params>() as u64;
-        let pitch = size.next_multiple_of(gpu.capabilities().uniform_alignment);
-        let mut bytes = vec![0u8; (pitch as usize * self.dispatches.len()).max(16)];
-        for (i, dispatch) in self.dispatches.iter().enumerate() {
-            let at = i * pitch as usize;
-            bytes[at..at + size as usize].copy_from_slice(bytemuck::bytes_of(&dispatch.params));
-        }
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let uniforms = gpu.create_buffer("macheps parameters", bytes.len() as u64, usage)?;
-        gpu.write(&uniforms, 0, &bytes)?;
-        let steps = self
-            .dispatches
-            .iter()
-            .enumerate()
-            .map(|(i, dispatch)| {
-                let slice = |buffer, offset, size| {
-                    wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer,
-                        offset,
-                        size: std::num::NonZeroU64::new(size),
-                    })
-                };
-                let mut resources = vec![("params", slice(&uniforms, i as u64 * pitch, size))];
-                resources.extend(
-                    dispatch
-                        .bindings
-                        .iter()
-                        .map(|(name, buffer, offset, size)| (*name, slice(buffer, *offset, *size))),
-                );
-                let bind_group = dispatch.kernel.bind(gpu, &resources)?;
-                Ok(Step {
-                    kernel: dispatch.kernel.clone(),
-                    bind_group,
-                    grid: dispatch.grid,
-                })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Recording {
-            label: self.label,
-            steps,
-        })
+        self.dispatches.finish()
     }
 }
 

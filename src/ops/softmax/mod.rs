@@ -146,6 +146,10 @@ impl BoundSoftmax {
         self.recording.dispatches()
     }
 
+    pub(crate) fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }

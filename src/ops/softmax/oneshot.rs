@@ -7,7 +7,8 @@ use super::{
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Readback};
+use crate::gpu::{Gpu, Recording};
+use crate::job::{self, BoundJob, Job, allocate, checked_rows, elements};
 use crate::rows::{RowMap, resolve_axis};
 use crate::tensor::{Chain, Tensor, check_len, checked_count};
 
@@ -60,7 +61,18 @@ pub(super) struct Problem<'a, T: Element> {
 pub(super) struct OnDevice {
     pub bound: BoundSoftmax,
     output: wgpu::Buffer,
+    bytes: u64,
     accuracy: Accuracy,
+}
+
+impl BoundJob for OnDevice {
+    fn recording(&self) -> &Recording {
+        self.bound.recording()
+    }
+
+    fn outputs(&self) -> Vec<(&wgpu::Buffer, u64)> {
+        vec![(&self.output, self.bytes)]
+    }
 }
 
 /// What a strategy promises.
@@ -167,19 +179,6 @@ impl<'a, T: Element> Problem<'a, T> {
         self.input.mask.map(|m| m.values).zip(self.mask_map.as_ref())
     }
 
-    fn on_cpu(&self) -> Result<Vec<T>> {
-        let count = checked_count("the result", &self.y_shape)?;
-        let mut y = Vec::new();
-        y.try_reserve_exact(count).map_err(|_| Error::Limit {
-            what: "bytes of the result in host memory",
-            need: (count as u64).saturating_mul(T::DTYPE.size() as u64),
-            have: isize::MAX as u64,
-        })?;
-        y.resize(count, T::default());
-        self.write_on_cpu(&mut y);
-        Ok(y)
-    }
-
     /// Computes into `y`, which has the output's length.
     pub(super) fn write_on_cpu(&self, y: &mut [T]) {
         if y.is_empty() {
@@ -205,102 +204,17 @@ impl<'a, T: Element> Problem<'a, T> {
         }
     }
 
-    /// Uploads the inputs and binds the call to buffers of its own.
-    pub(super) fn bind(&self, gpu: &Gpu) -> Result<OnDevice> {
-        gpu.check_alive()?;
-        let context = Context::from_gpu(gpu.clone());
-        let view = |tensor: &Tensor<T>| tensor.view().ok_or_else(|| gpu.lost_error());
-        let x = view(&context.upload(self.input.x, self.input.shape)?)?;
-        let mask = match &self.input.mask {
-            Some(m) => Some(view(&context.upload(m.values, m.shape)?)?),
-            None => None,
-        };
-        let y = view(&Tensor::on_gpu(gpu, &self.y_shape)?)?;
-        let mut softmax = Softmax::new(gpu, self.kind, T::DTYPE, self.options)?;
-        softmax.strategy = self.strategy;
-        let accuracy = accuracy_of(softmax.strategy(&x, self.upstream.is_some())?);
-        let output = y.buffer.clone();
-        let bound = match self.upstream {
-            Some(g) => {
-                let upstream = view(&context.upload(g, &self.upstream_shape)?)?;
-                softmax.bind_backward(&SoftmaxGradientViews {
-                    x,
-                    upstream,
-                    dx: y,
-                    mask,
-                    workspace: None,
-                })?
-            }
-            None => softmax.bind(&SoftmaxViews {
-                x,
-                y,
-                mask,
-                workspace: None,
-            })?,
-        };
-        Ok(OnDevice {
-            bound,
-            output,
-            accuracy,
-        })
-    }
-
-    /// Uploads, dispatches and starts reading back; also says which promise holds.
-    fn start(&self, gpu: &Gpu) -> Result<(Readback, Accuracy)> {
-        let on_device = self.bind(gpu)?;
-        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor {
-            label: Some(self.kind.name()),
-        });
-        on_device.bound.record(&mut encoder);
-        let bytes = (self.y_shape.iter().product::<usize>() * T::DTYPE.size()) as u64;
-        Ok((
-            gpu.read_back(encoder, &on_device.output, bytes.next_multiple_of(4))?,
-            on_device.accuracy,
-        ))
-    }
-
-    fn finish(&self, context: &Context, outcome: Result<(Vec<u8>, Accuracy)>) -> Result<Vec<T>> {
-        match outcome {
-            Ok((bytes, accuracy)) => {
-                let count = self.y_shape.iter().product::<usize>();
-                let y = bytemuck::pod_collect_to_vec::<u8, T>(&bytes[..count * T::DTYPE.size()]);
-                self.cross_check(context.cross_check(), &y, accuracy)?;
-                Ok(y)
-            }
-            Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
-                log::warn!(
-                    "{}: the device was lost ({reason}); finishing on the CPU",
-                    self.kind.name()
-                );
-                self.on_cpu()
-            }
-            Err(e) => Err(e),
-        }
-    }
-
     /// Recomputes rows of `y` by the oracle and compares.
-    pub(super) fn cross_check(&self, how: CrossCheck, y: &[T], accuracy: Accuracy) -> Result<()> {
+    fn compare(&self, how: CrossCheck, y: &[T], accuracy: Accuracy) -> Result<()> {
         if y.is_empty() {
             return Ok(());
         }
-        let rows = self.x_map.rows();
-        let step = match how {
-            CrossCheck::Off => return Ok(()),
-            CrossCheck::Full => 1,
-            // 63 rows at even steps and the last one.
-            CrossCheck::Sampled if rows > 64 => rows.div_ceil(63),
-            CrossCheck::Sampled => 1,
-        };
         let quantity = if self.upstream.is_some() {
             Quantity::Backward(self.kind)
         } else {
             Quantity::Forward(self.kind)
         };
-        let last = rows.saturating_sub(1);
-        for row in (0..rows)
-            .step_by(step)
-            .chain((!last.is_multiple_of(step)).then_some(last))
-        {
+        for row in checked_rows(how, self.x_map.rows()) {
             let expected = self.expected_row(row);
             let start = self.y_map.start(row);
             for (j, (&want, &magnitude)) in expected.values.iter().zip(&expected.magnitudes).enumerate() {
@@ -332,27 +246,68 @@ impl<'a, T: Element> Problem<'a, T> {
             None => reference::forward_row(self.kind, &z, self.x_map.len, self.options.masked_rows),
         }
     }
+}
 
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(super) fn run(&self, context: &Context) -> Result<Vec<T>> {
-        let Some(gpu) = context.gpu() else {
-            return self.on_cpu();
-        };
-        let outcome = self
-            .start(gpu)
-            .and_then(|(readback, accuracy)| Ok((readback.wait()?, accuracy)));
-        self.finish(context, outcome)
+impl<T: Element> Job for Problem<'_, T> {
+    type Output = Vec<T>;
+    type Bound = OnDevice;
+
+    fn name(&self) -> &'static str {
+        self.kind.name()
     }
 
-    async fn run_async(&self, context: &Context) -> Result<Vec<T>> {
-        let Some(gpu) = context.gpu() else {
-            return self.on_cpu();
+    fn on_cpu(&self) -> Result<Vec<T>> {
+        let mut y = allocate(checked_count("the result", &self.y_shape)?)?;
+        self.write_on_cpu(&mut y);
+        Ok(y)
+    }
+
+    fn bind(&self, gpu: &Gpu) -> Result<OnDevice> {
+        let context = Context::from_gpu(gpu.clone());
+        let view = |tensor: &Tensor<T>| tensor.view().ok_or_else(|| gpu.lost_error());
+        let x = view(&context.upload(self.input.x, self.input.shape)?)?;
+        let mask = match &self.input.mask {
+            Some(m) => Some(view(&context.upload(m.values, m.shape)?)?),
+            None => None,
         };
-        let outcome = match self.start(gpu) {
-            Ok((readback, accuracy)) => readback.ready().await.map(|bytes| (bytes, accuracy)),
-            Err(e) => Err(e),
+        let y = view(&Tensor::on_gpu(gpu, &self.y_shape)?)?;
+        let mut softmax = Softmax::new(gpu, self.kind, T::DTYPE, self.options)?;
+        softmax.strategy = self.strategy;
+        let accuracy = accuracy_of(softmax.strategy(&x, self.upstream.is_some())?);
+        let output = y.buffer.clone();
+        let bound = match self.upstream {
+            Some(g) => {
+                let upstream = view(&context.upload(g, &self.upstream_shape)?)?;
+                softmax.bind_backward(&SoftmaxGradientViews {
+                    x,
+                    upstream,
+                    dx: y,
+                    mask,
+                    workspace: None,
+                })?
+            }
+            None => softmax.bind(&SoftmaxViews {
+                x,
+                y,
+                mask,
+                workspace: None,
+            })?,
         };
-        self.finish(context, outcome)
+        let bytes = (self.y_shape.iter().product::<usize>() * T::DTYPE.size()) as u64;
+        Ok(OnDevice {
+            bound,
+            output,
+            bytes,
+            accuracy,
+        })
+    }
+
+    fn decode(&self, outputs: &[&[u8]]) -> Result<Vec<T>> {
+        Ok(elements(outputs[0]))
+    }
+
+    fn cross_check(&self, how: CrossCheck, y: &Vec<T>, bound: Option<&OnDevice>) -> Result<()> {
+        self.compare(how, y, bound.map_or(Accuracy::Standard, |b| b.accuracy))
     }
 }
 
@@ -386,7 +341,7 @@ pub fn forward<T: Element>(
     input: &SoftmaxInput<'_, T>,
     options: &SoftmaxOptions,
 ) -> Result<Vec<T>> {
-    Problem::new(kind, input, None, options)?.run(context)
+    job::run(&Problem::new(kind, input, None, options)?, context)
 }
 
 /// As `forward`, under any executor. On the CPU path it computes when first polled.
@@ -396,7 +351,7 @@ pub async fn forward_async<T: Element>(
     input: &SoftmaxInput<'_, T>,
     options: &SoftmaxOptions,
 ) -> Result<Vec<T>> {
-    Problem::new(kind, input, None, options)?.run_async(context).await
+    job::run_async(&Problem::new(kind, input, None, options)?, context).await
 }
 
 /// Gradient of `sum(upstream * forward(x))` with respect to `x`, in the input's shape. Blocks until it is here.
@@ -430,7 +385,7 @@ pub fn backward<T: Element>(
     upstream: &[T],
     options: &SoftmaxOptions,
 ) -> Result<Vec<T>> {
-    Problem::new(kind, input, Some(upstream), options)?.run(context)
+    job::run(&Problem::new(kind, input, Some(upstream), options)?, context)
 }
 
 /// As `backward`, under any executor.
@@ -441,9 +396,7 @@ pub async fn backward_async<T: Element>(
     upstream: &[T],
     options: &SoftmaxOptions,
 ) -> Result<Vec<T>> {
-    Problem::new(kind, input, Some(upstream), options)?
-        .run_async(context)
-        .await
+    job::run_async(&Problem::new(kind, input, Some(upstream), options)?, context).await
 }
 
 macro_rules! plain {
@@ -677,7 +630,7 @@ impl Chain<'_> {
             };
             let problem = Problem::new(kind, &input, upstream_values.as_deref(), options)?;
             let accuracy = accuracy_of(softmax.strategy(&view(x)?, upstream.is_some())?);
-            problem.cross_check(self.context().cross_check(), &y.download()?, accuracy)?;
+            problem.compare(self.context().cross_check(), &y.download()?, accuracy)?;
         }
         Ok(y)
     }

@@ -1,49 +1,36 @@
-//! `macheps run OP`: one operation on files.
+//! `macheps run softmax`, `log_softmax` and `logsumexp`.
 
 use macheps::ops::softmax::{MaskedRows, SoftmaxKind, SoftmaxOptions};
 use macheps::rows::resolve_axis;
 use macheps::{DType, Element, bf16, f16};
 
+use super::{Call, Results, pairs};
 use crate::args::RunArgs;
 use crate::backend::{Device, Problem};
-use crate::destination::{self, Destination, Output};
 use crate::failure::{Failure, Outcome};
 use crate::output;
-use crate::source::Source;
-use crate::table;
 use crate::tensor::{self, Stored, Tensor};
 
 const INPUTS: [&str; 3] = ["x", "mask", "upstream"];
 const OUTPUTS: [&str; 2] = ["y", "grad"];
 
 pub fn run(args: &RunArgs) -> Outcome {
-    let kind = operation(&args.op)?;
-    let inputs = pairs("input", &args.inputs, &INPUTS)?;
+    let kind = SoftmaxKind::ALL
+        .into_iter()
+        .find(|kind| kind.name() == args.op)
+        .ok_or_else(|| Failure::usage(format!("no operation named '{}'", args.op)))?;
     let settings = Settings::parse(kind, &args.settings)?;
-    let mut outputs = Vec::new();
-    for (name, destination) in pairs("output", &args.outputs, &OUTPUTS)? {
-        outputs.push((name.to_string(), Destination::parse(destination)?));
-    }
-    let source = |name: &str| {
-        inputs
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, source)| Source::parse(source))
-            .transpose()
-    };
-    let (x, mask, upstream) = (source("x")?, source("mask")?, source("upstream")?);
-    let x = x.ok_or_else(|| Failure::usage(format!("{} needs an input x: --input x=FILE", kind.name())))?;
-    if upstream.is_some() && settings.upstream.is_some() {
+    let call = Call::parse(args, &INPUTS, known_settings(kind), &OUTPUTS)?;
+    if call.has("upstream") && settings.upstream.is_some() {
         return Err(Failure::usage("upstream is given both as an input and as a setting"));
     }
-    let x = x.read()?;
-    let dtype = args.dtype.unwrap_or(x.stored.runs_as().0);
-    destination::check(&outputs, dtype)?;
-    let read = |source: Option<Source>| source.map(|s| s.read()).transpose();
+    let x = call.need("x")?;
+    let dtype = call.dtype(&x);
+    call.check_outputs(|_| dtype.into())?;
     let files = Files {
         x,
-        mask: read(mask)?,
-        upstream: read(upstream)?,
+        mask: call.read("mask")?,
+        upstream: call.read("upstream")?,
     };
     if files.mask.as_ref().is_some_and(|mask| mask.stored == Stored::Bool) {
         return Err(Failure::usage(
@@ -51,44 +38,18 @@ pub fn run(args: &RunArgs) -> Outcome {
         ));
     }
     match dtype {
-        DType::F32 => execute::<f32>(args, kind, &settings, &files, outputs),
-        DType::F16 => execute::<f16>(args, kind, &settings, &files, outputs),
-        DType::Bf16 => execute::<bf16>(args, kind, &settings, &files, outputs),
+        DType::F32 => execute::<f32>(&call, kind, &settings, &files),
+        DType::F16 => execute::<f16>(&call, kind, &settings, &files),
+        DType::Bf16 => execute::<bf16>(&call, kind, &settings, &files),
     }
 }
 
-fn operation(name: &str) -> Outcome<SoftmaxKind> {
-    SoftmaxKind::ALL
-        .into_iter()
-        .find(|kind| kind.name() == name)
-        .ok_or_else(|| {
-            let all: Vec<_> = SoftmaxKind::ALL.iter().map(|kind| kind.name()).collect();
-            Failure::usage(format!("no operation named '{name}'; there is {}", all.join(", ")))
-        })
-}
-
-/// Splits `NAME=REST`s. Each name is known and comes once.
-fn pairs<'a>(what: &str, texts: &'a [String], known: &[&str]) -> Outcome<Vec<(&'a str, &'a str)>> {
-    let mut found: Vec<(&str, &str)> = Vec::new();
-    for text in texts {
-        let (name, rest) = text.split_once('=').ok_or_else(|| {
-            Failure::usage(format!(
-                "--{what} {text}: expected NAME=...; NAME is {}",
-                known.join(", ")
-            ))
-        })?;
-        if !known.contains(&name) {
-            return Err(Failure::usage(format!(
-                "--{what} {name}: there is {}",
-                known.join(", ")
-            )));
-        }
-        if found.iter().any(|(n, _)| *n == name) {
-            return Err(Failure::usage(format!("--{what} {name} is given twice")));
-        }
-        found.push((name, rest));
+fn known_settings(kind: SoftmaxKind) -> &'static [&'static str] {
+    if kind.reduces() {
+        &["axis", "axes", "keepdims", "scale", "causal", "masked", "upstream"]
+    } else {
+        &["axis", "scale", "causal", "masked", "upstream"]
     }
-    Ok(found)
 }
 
 /// `--set`.
@@ -105,11 +66,6 @@ struct Settings {
 
 impl Settings {
     fn parse(kind: SoftmaxKind, texts: &[String]) -> Outcome<Settings> {
-        let known: &[&str] = if kind.reduces() {
-            &["axis", "axes", "keepdims", "scale", "causal", "masked", "upstream"]
-        } else {
-            &["axis", "scale", "causal", "masked", "upstream"]
-        };
         let mut settings = Settings {
             axes: vec![-1],
             keepdims: false,
@@ -118,7 +74,7 @@ impl Settings {
             masked: MaskedRows::Nan,
             upstream: None,
         };
-        let given = pairs("set", texts, known)?;
+        let given = pairs("set", texts, known_settings(kind))?;
         if given.iter().filter(|(key, _)| matches!(*key, "axis" | "axes")).count() > 1 {
             return Err(Failure::usage("--set takes axis or axes, not both"));
         }
@@ -262,20 +218,14 @@ impl Layout {
     }
 }
 
-fn execute<T: Element>(
-    args: &RunArgs,
-    kind: SoftmaxKind,
-    settings: &Settings,
-    files: &Files,
-    outputs: Vec<(String, Destination)>,
-) -> Outcome {
+fn execute<T: Element>(call: &Call, kind: SoftmaxKind, settings: &Settings, files: &Files) -> Outcome {
     let shape = &files.x.shape;
     let layout = Layout::new(kind, shape, settings)?;
-    let x = layout.turn(convert::<T>("x", &files.x, args.dtype), shape);
+    let x = layout.turn(call.values::<T>("x", &files.x), shape);
     let mask = match &files.mask {
         None => None,
         Some(mask) => {
-            let values = convert::<T>("mask", mask, args.dtype);
+            let values = call.values::<T>("mask", mask);
             match &layout.order {
                 None => Some((values, mask.shape.clone())),
                 Some(_) => {
@@ -290,11 +240,10 @@ fn execute<T: Element>(
             }
         }
     };
-    let wanted = |name: &str| outputs.iter().any(|(n, _)| n == name);
     let grad_wanted =
-        wanted("grad") || (outputs.is_empty() && (files.upstream.is_some() || settings.upstream.is_some()));
+        call.writes("grad") || (call.only_shows() && (files.upstream.is_some() || settings.upstream.is_some()));
     let upstream = if grad_wanted {
-        Some(upstream::<T>(files, settings, &layout, args.dtype)?)
+        Some(upstream::<T>(call, files, settings, &layout)?)
     } else {
         None
     };
@@ -317,89 +266,27 @@ fn execute<T: Element>(
             .map(|(values, shape)| (values.as_slice(), shape.as_slice())),
         options,
     };
-    let device = Device::open(&args.device.device)?;
-    let (mut results, mut checks) = (Vec::new(), Vec::new());
-    if wanted("y") || outputs.is_empty() {
+    let device = Device::open(&call.device)?;
+    let mut results = Results::default();
+    if call.writes("y") || call.only_shows() {
         let y = device.forward(&problem)?;
-        if args.check {
-            checks.push(("y", device.check_forward(&problem, &y)));
+        if call.check {
+            results.checked("y", device.check_forward(&problem, &y));
         }
-        results.push(("y", layout.result.clone(), y));
+        results.floats("y", &layout.result, &y);
     }
     if let Some(upstream) = &upstream {
         let grad = device.backward(&problem, upstream)?;
-        if args.check {
-            checks.push(("grad", device.check_backward(&problem, upstream, &grad)));
+        if call.check {
+            results.checked("grad", device.check_backward(&problem, upstream, &grad));
         }
-        results.push(("grad", shape.clone(), layout.turn_back(grad, shape)));
+        results.floats("grad", shape, &layout.turn_back(grad, shape));
     }
-
-    let rows: Vec<Vec<String>> = results
-        .iter()
-        .map(|(name, shape, values)| {
-            let file = outputs
-                .iter()
-                .find(|(n, _)| n == name)
-                .map_or("not written".to_string(), |(_, d)| d.path().display().to_string());
-            summary(name, shape, values, file)
-        })
-        .collect();
-    let mut written = Vec::new();
-    for (name, shape, values) in results {
-        if let Some((_, destination)) = outputs.iter().find(|(n, _)| n == name) {
-            written.push((
-                Output {
-                    name: name.to_string(),
-                    dtype: T::DTYPE,
-                    shape,
-                    bytes: tensor::to_bytes(&values),
-                },
-                destination.clone(),
-            ));
-        }
-    }
-    destination::write(&written)?;
-    let columns = [
-        ("output", false),
-        ("shape", false),
-        ("dtype", false),
-        ("min", true),
-        ("max", true),
-        ("NaN", true),
-        ("inf", true),
-        ("file", false),
-    ];
-    output::print(&format!(
-        "{} of {shape:?} on {}\n{}",
-        kind.name(),
-        device.adapter(),
-        table::table(&columns, rows)
-    ))?;
-    verdict(checks)
-}
-
-/// Says what the checks found.
-fn verdict(checks: Vec<(&str, Outcome<String>)>) -> Outcome {
-    let mut worst: Option<Failure> = None;
-    for (name, check) in checks {
-        match check {
-            Ok(found) => output::print(&format!("check: {name} agrees with the CPU reference ({found})"))?,
-            Err(failure) => {
-                let named = match failure {
-                    Failure::Check(message) => Failure::Check(format!("check of {name}: {message}")),
-                    Failure::Usage(message) => Failure::Usage(format!("check of {name}: {message}")),
-                };
-                if let Some(earlier) = worst.replace(named) {
-                    output::note(&earlier.to_string());
-                }
-            }
-        }
-    }
-    worst.map_or(Ok(()), Err)
+    results.finish(call, &format!("{} of {shape:?} on {}", kind.name(), device.adapter()))
 }
 
 /// The gradient of y, in the order in which the kernel sees y.
-fn upstream<T: Element>(files: &Files, settings: &Settings, layout: &Layout, asked: Option<DType>) -> Outcome<Vec<T>> {
+fn upstream<T: Element>(call: &Call, files: &Files, settings: &Settings, layout: &Layout) -> Outcome<Vec<T>> {
     let Some(upstream) = &files.upstream else {
         let too_large = || Failure::usage(format!("upstream: a tensor of shape {:?} is too large", layout.result));
         let count = macheps::rows::element_count(&layout.result).ok_or_else(too_large)?;
@@ -417,61 +304,7 @@ fn upstream<T: Element>(files: &Files, settings: &Settings, layout: &Layout, ask
         )));
     }
     // y of turned axes has the kept dimensions in their order, so nothing is to be turned here.
-    Ok(convert::<T>("upstream", upstream, asked))
-}
-
-/// The elements as `T`; says on stderr what that changed.
-fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec<T> {
-    let (values, loss) = tensor.convert::<T>();
-    let stored = tensor.stored;
-    let mut notes = Vec::new();
-    if asked.is_none() && !stored.runs_as().1 {
-        notes.push(format!("{} runs as {}", stored.name(), T::DTYPE));
-    } else if stored != Stored::from(T::DTYPE) {
-        notes.push(format!("{} converted to {}", stored.name(), T::DTYPE));
-    }
-    if loss.overflowed > 0 {
-        notes.push(format!(
-            "{} of {} values overflow to infinity",
-            loss.overflowed,
-            values.len()
-        ));
-    }
-    if !notes.is_empty() {
-        output::note(&format!("{name}: {}", notes.join(", ")));
-    }
-    values
-}
-
-/// A row of the table of outputs.
-fn summary<T: Element>(name: &str, shape: &[usize], values: &[T], file: String) -> Vec<String> {
-    let (mut low, mut high, mut nans, mut infinities) = (f32::INFINITY, f32::NEG_INFINITY, 0usize, 0usize);
-    for value in values.iter().map(|v| v.to_f32()) {
-        if value.is_nan() {
-            nans += 1;
-        } else {
-            infinities += usize::from(value.is_infinite());
-            low = low.min(value);
-            high = high.max(value);
-        }
-    }
-    let number = |value: f32| {
-        if nans == values.len() {
-            "-".to_string()
-        } else {
-            table::short(f64::from(value))
-        }
-    };
-    vec![
-        name.to_string(),
-        format!("{shape:?}"),
-        T::DTYPE.to_string(),
-        number(low),
-        number(high),
-        nans.to_string(),
-        infinities.to_string(),
-        file,
-    ]
+    Ok(call.values::<T>("upstream", upstream))
 }
 
 #[cfg(test)]
@@ -551,15 +384,5 @@ mod tests {
         );
         let twice = set(SoftmaxKind::LogSumExp, &["axes=0,-3"]).unwrap();
         assert!(Layout::new(SoftmaxKind::LogSumExp, &shape, &twice).is_err());
-    }
-
-    #[test]
-    fn names_operations() {
-        assert!(
-            operation("soft")
-                .unwrap_err()
-                .to_string()
-                .contains("there is softmax, log_softmax, logsumexp")
-        );
     }
 }

@@ -1,0 +1,357 @@
+//! `macheps run OP`: one operation on files.
+//!
+//! An operation is a file here and a line in [`OPERATIONS`]. It parses its [`Call`], reads its inputs, computes, and leaves its
+//! [`Results`], which are summed up on stdout and written all or none.
+
+mod softmax;
+
+use macheps::{DType, Element};
+
+use crate::args::RunArgs;
+use crate::destination::{self, Destination, Output};
+use crate::failure::{Failure, Outcome};
+use crate::output;
+use crate::source::Source;
+use crate::table;
+use crate::tensor::{self, Stored, Tensor};
+
+/// A family of operations: their names, and what runs one of them.
+struct Family {
+    names: &'static [&'static str],
+    run: fn(&RunArgs) -> Outcome,
+}
+
+const OPERATIONS: &[Family] = &[Family {
+    names: &["softmax", "log_softmax", "logsumexp"],
+    run: softmax::run,
+}];
+
+pub fn run(args: &RunArgs) -> Outcome {
+    match OPERATIONS
+        .iter()
+        .find(|family| family.names.contains(&args.op.as_str()))
+    {
+        Some(family) => (family.run)(args),
+        None => {
+            let all: Vec<&str> = OPERATIONS.iter().flat_map(|family| family.names).copied().collect();
+            Err(Failure::usage(format!(
+                "no operation named '{}'; there is {}",
+                args.op,
+                all.join(", ")
+            )))
+        }
+    }
+}
+
+/// What was asked for, its names checked.
+pub struct Call {
+    op: String,
+    inputs: Vec<(String, Source)>,
+    settings: Vec<(String, String)>,
+    outputs: Vec<(String, Destination)>,
+    dtype: Option<DType>,
+    /// `--device`.
+    pub device: String,
+    /// `--check`.
+    pub check: bool,
+}
+
+impl Call {
+    /// Parses a call of an operation that knows these names.
+    pub fn parse(args: &RunArgs, inputs: &[&str], settings: &[&str], outputs: &[&str]) -> Outcome<Call> {
+        let inputs = pairs("input", &args.inputs, inputs)?
+            .into_iter()
+            .map(|(name, source)| Ok((name.to_string(), Source::parse(source)?)))
+            .collect::<Outcome<_>>()?;
+        let settings = pairs("set", &args.settings, settings)?
+            .into_iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect();
+        let outputs = pairs("output", &args.outputs, outputs)?
+            .into_iter()
+            .map(|(name, destination)| Ok((name.to_string(), Destination::parse(destination)?)))
+            .collect::<Outcome<_>>()?;
+        Ok(Call {
+            op: args.op.clone(),
+            inputs,
+            settings,
+            outputs,
+            dtype: args.dtype,
+            device: args.device.device.clone(),
+            check: args.check,
+        })
+    }
+
+    /// Whether an input is given.
+    pub fn has(&self, name: &str) -> bool {
+        self.inputs.iter().any(|(n, _)| n == name)
+    }
+
+    /// Reads an input, if it is given.
+    pub fn read(&self, name: &str) -> Outcome<Option<Tensor>> {
+        let given = self.inputs.iter().find(|(n, _)| n == name);
+        given.map(|(_, source)| source.read()).transpose()
+    }
+
+    /// Reads an input that must be given.
+    pub fn need(&self, name: &str) -> Outcome<Tensor> {
+        self.read(name)?
+            .ok_or_else(|| Failure::usage(format!("{} needs an input {name}: --input {name}=FILE", self.op)))
+    }
+
+    /// Whether an output is to be written.
+    pub fn writes(&self, name: &str) -> bool {
+        self.outputs.iter().any(|(n, _)| n == name)
+    }
+
+    /// Whether nothing is to be written: results are only summed up.
+    pub fn only_shows(&self) -> bool {
+        self.outputs.is_empty()
+    }
+
+    /// The text of a setting, if it is given.
+    pub fn setting(&self, key: &str) -> Option<&str> {
+        self.settings
+            .iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// A setting, parsed; `expected` says what would have been right.
+    pub fn parsed<T>(&self, key: &str, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Outcome<Option<T>> {
+        self.setting(key)
+            .map(|value| {
+                parse(value).ok_or_else(|| Failure::usage(format!("--set {key}={value}: expected {expected}")))
+            })
+            .transpose()
+    }
+
+    /// A setting that is true or false.
+    pub fn boolean(&self, key: &str) -> Outcome<Option<bool>> {
+        self.parsed(key, "true or false", |value| value.parse().ok())
+    }
+
+    /// A setting that is a finite number.
+    pub fn number(&self, key: &str) -> Outcome<Option<f64>> {
+        self.parsed(key, "a finite number", |value| {
+            value.parse().ok().filter(|v: &f64| v.is_finite())
+        })
+    }
+
+    /// A setting that is a list of axes.
+    pub fn axes(&self, key: &str) -> Outcome<Option<Vec<isize>>> {
+        self.parsed(key, "integers with commas between, at least one", |value| {
+            value.split(',').map(|axis| axis.trim().parse().ok()).collect()
+        })
+    }
+
+    /// The storage type to run with: the one asked for, else that of the input.
+    pub fn dtype(&self, x: &Tensor) -> DType {
+        self.dtype.unwrap_or(x.stored.runs_as().0)
+    }
+
+    /// Refuses outputs that cannot be written, before anything is computed; `stored` tells the type of an output.
+    pub fn check_outputs(&self, stored: impl Fn(&str) -> Stored) -> Outcome {
+        destination::check(&self.outputs, stored)
+    }
+
+    /// The elements of an input as `T`; says on stderr what that changed.
+    pub fn values<T: Element>(&self, name: &str, tensor: &Tensor) -> Vec<T> {
+        convert(name, tensor, self.dtype)
+    }
+}
+
+/// What an operation gave.
+#[derive(Default)]
+pub struct Results {
+    rows: Vec<(String, Vec<String>)>,
+    outputs: Vec<Output>,
+    checks: Vec<(String, Outcome<String>)>,
+}
+
+impl Results {
+    /// A result of floats.
+    pub fn floats<T: Element>(&mut self, name: &str, shape: &[usize], values: &[T]) {
+        self.rows.push((name.to_string(), summary(name, shape, values)));
+        self.outputs.push(Output {
+            name: name.to_string(),
+            dtype: T::DTYPE.into(),
+            shape: shape.to_vec(),
+            bytes: tensor::to_bytes(values),
+        });
+    }
+
+    /// A result of indices or counts.
+    pub fn integers(&mut self, name: &str, shape: &[usize], values: &[i64]) {
+        let shown = |v: Option<&i64>| v.map_or("-".to_string(), i64::to_string);
+        let row = vec![
+            name.to_string(),
+            format!("{shape:?}"),
+            Stored::I64.name().to_string(),
+            shown(values.iter().min()),
+            shown(values.iter().max()),
+            "0".to_string(),
+            "0".to_string(),
+        ];
+        self.rows.push((name.to_string(), row));
+        self.outputs.push(Output {
+            name: name.to_string(),
+            dtype: Stored::I64,
+            shape: shape.to_vec(),
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        });
+    }
+
+    /// What comparing a result with the CPU reference found.
+    pub fn checked(&mut self, name: &str, found: Outcome<String>) {
+        self.checks.push((name.to_string(), found));
+    }
+
+    /// Writes the results that are asked for, sums all of them up under `title`, and gives the verdict of the checks.
+    pub fn finish(self, call: &Call, title: &str) -> Outcome {
+        let rows: Vec<Vec<String>> = self
+            .rows
+            .into_iter()
+            .map(|(name, mut row)| {
+                let file = call.outputs.iter().find(|(n, _)| *n == name);
+                row.push(file.map_or("not written".to_string(), |(_, d)| d.path().display().to_string()));
+                row
+            })
+            .collect();
+        let mut written = Vec::new();
+        for output in self.outputs {
+            if let Some((_, destination)) = call.outputs.iter().find(|(n, _)| *n == output.name) {
+                written.push((output, destination.clone()));
+            }
+        }
+        destination::write(&written)?;
+        let columns = [
+            ("output", false),
+            ("shape", false),
+            ("dtype", false),
+            ("min", true),
+            ("max", true),
+            ("NaN", true),
+            ("inf", true),
+            ("file", false),
+        ];
+        output::print(&format!("{title}\n{}", table::table(&columns, rows)))?;
+        verdict(self.checks)
+    }
+}
+
+/// Splits `NAME=REST`s. Each name is known and comes once.
+pub fn pairs<'a>(what: &str, texts: &'a [String], known: &[&str]) -> Outcome<Vec<(&'a str, &'a str)>> {
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for text in texts {
+        let (name, rest) = text.split_once('=').ok_or_else(|| {
+            Failure::usage(format!(
+                "--{what} {text}: expected NAME=...; NAME is {}",
+                known.join(", ")
+            ))
+        })?;
+        if !known.contains(&name) {
+            return Err(Failure::usage(format!(
+                "--{what} {name}: there is {}",
+                known.join(", ")
+            )));
+        }
+        if found.iter().any(|(n, _)| *n == name) {
+            return Err(Failure::usage(format!("--{what} {name} is given twice")));
+        }
+        found.push((name, rest));
+    }
+    Ok(found)
+}
+
+/// Says what the checks found.
+fn verdict(checks: Vec<(String, Outcome<String>)>) -> Outcome {
+    let mut worst: Option<Failure> = None;
+    for (name, check) in checks {
+        match check {
+            Ok(found) => output::print(&format!("check: {name} agrees with the CPU reference ({found})"))?,
+            Err(failure) => {
+                let named = match failure {
+                    Failure::Check(message) => Failure::Check(format!("check of {name}: {message}")),
+                    Failure::Usage(message) => Failure::Usage(format!("check of {name}: {message}")),
+                };
+                if let Some(earlier) = worst.replace(named) {
+                    output::note(&earlier.to_string());
+                }
+            }
+        }
+    }
+    worst.map_or(Ok(()), Err)
+}
+
+/// The elements as `T`; says on stderr what that changed.
+fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec<T> {
+    let (values, loss) = tensor.convert::<T>();
+    let stored = tensor.stored;
+    let mut notes = Vec::new();
+    if asked.is_none() && !stored.runs_as().1 {
+        notes.push(format!("{} runs as {}", stored.name(), T::DTYPE));
+    } else if stored != Stored::from(T::DTYPE) {
+        notes.push(format!("{} converted to {}", stored.name(), T::DTYPE));
+    }
+    if loss.overflowed > 0 {
+        notes.push(format!(
+            "{} of {} values overflow to infinity",
+            loss.overflowed,
+            values.len()
+        ));
+    }
+    if !notes.is_empty() {
+        output::note(&format!("{name}: {}", notes.join(", ")));
+    }
+    values
+}
+
+/// A row of the table of outputs.
+fn summary<T: Element>(name: &str, shape: &[usize], values: &[T]) -> Vec<String> {
+    let (mut low, mut high, mut nans, mut infinities) = (f32::INFINITY, f32::NEG_INFINITY, 0usize, 0usize);
+    for value in values.iter().map(|v| v.to_f32()) {
+        if value.is_nan() {
+            nans += 1;
+        } else {
+            infinities += usize::from(value.is_infinite());
+            low = low.min(value);
+            high = high.max(value);
+        }
+    }
+    let number = |value: f32| {
+        if nans == values.len() {
+            "-".to_string()
+        } else {
+            table::short(f64::from(value))
+        }
+    };
+    vec![
+        name.to_string(),
+        format!("{shape:?}"),
+        T::DTYPE.to_string(),
+        number(low),
+        number(high),
+        nans.to_string(),
+        infinities.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_operations() {
+        use clap::Parser;
+        let cli = crate::args::Cli::try_parse_from(["macheps", "run", "soft"]).unwrap();
+        let Some(crate::args::Command::Run(args)) = cli.command else {
+            panic!("not a run")
+        };
+        let refused = run(&args).unwrap_err().to_string();
+        assert!(
+            refused.contains("there is softmax, log_softmax, logsumexp"),
+            "{refused}"
+        );
+    }
+}
