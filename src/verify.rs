@@ -10,8 +10,8 @@
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
-use crate::ops::is_meant;
 use crate::ops::softmax::cases::{Case as SoftmaxCase, nominal_bound, verify_cases};
+use crate::ops::{audit, is_meant};
 
 /// A case of some operation.
 pub trait Case: Send + Sync {
@@ -67,6 +67,11 @@ pub struct CaseReport {
 pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     let mut all: Vec<Box<dyn Case>> = Vec::new();
     all.extend(verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    all.extend(
+        audit::cases::verify_cases()
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Case>),
+    );
     all.retain(|c| is_meant(c.op(), op));
     all
 }

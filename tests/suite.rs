@@ -2,6 +2,8 @@
 
 #[path = "suite/adapters.rs"]
 mod adapters;
+#[path = "suite/audit.rs"]
+mod audit;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
@@ -9,6 +11,8 @@ mod cli;
 mod cpu_softmax;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/gpu_audit.rs"]
+mod gpu_audit;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/planted.rs"]

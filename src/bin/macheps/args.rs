@@ -48,6 +48,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Run one operation on files
     Run(RunArgs),
+    /// Count NaN, infinities, zeros, subnormals and exponents of tensors, and what f16 and bf16 would make of them
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +87,24 @@ pub struct BenchArgs {
     /// Compare with an earlier run's JSON
     #[arg(long, value_name = "OLD.json")]
     pub compare: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "SRC is x.safetensors (all its tensors), x.safetensors#name, x.npz#name or x.npy.\n\
+                        Exit code 1 if any tensor holds a NaN or an infinity."
+)]
+pub struct AuditArgs {
+    /// Files, or tensors in them
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceOption,
+    #[command(flatten)]
+    pub json: JsonOption,
+    /// Draw a histogram of the exponents
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

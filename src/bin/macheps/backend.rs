@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use macheps::ops::audit::TensorAudit;
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
@@ -248,6 +249,11 @@ impl Device {
         let json = serde_json::to_value(&report)
             .map_err(|e| Failure::usage(format!("the probe cannot be written as JSON: {e}")))?;
         Ok((report.to_string(), json))
+    }
+
+    /// Audits values.
+    pub fn audit<T: Element>(&self, values: &[T]) -> Outcome<TensorAudit> {
+        Ok(macheps::ops::audit::audit(&self.context, values)?)
     }
 
     /// Runs a case of `verify`.

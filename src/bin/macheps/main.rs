@@ -6,6 +6,7 @@ mod commands;
 mod compare;
 mod destination;
 mod failure;
+mod histogram;
 mod output;
 mod report;
 mod source;

@@ -157,6 +157,11 @@ impl Tensor {
         (values, loss)
     }
 
+    /// The elements, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The elements, `N` bytes each, through `f`.
     fn elements<const N: usize, T>(&self, mut f: impl FnMut([u8; N]) -> T) -> Vec<T> {
         self.bytes
