@@ -30,11 +30,12 @@ struct Params {
     queries: u32,
     diagonal: i32,
     scale: f32,
-    // Split rows: chunks a row has in all, the first of them in this dispatch, and elements a chunk.
+    // Split rows: chunks a row has in all, the first of them in this dispatch, elements a chunk, and the number of the first
+    // row in the workspace.
     chunks: u32,
     first_chunk: u32,
     chunk_len: u32,
-    spare: u32,
+    group: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

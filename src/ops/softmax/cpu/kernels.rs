@@ -320,14 +320,17 @@ pub(super) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
     }
 }
 
-/// Multiplies by a factor, with the digits of it that f32 lacks.
+/// Multiplies by a factor of at most 1, with the digits of it that f32 lacks.
 #[inline(always)]
 fn scale_body<const FMA: bool>(out: &mut [f32], factor: f64) {
     if FMA {
-        let high = factor as f32;
-        let low = (factor - f64::from(high)) as f32;
+        // Lifted by 2^64 until the last step: the product with the low digits would be subnormal long before the result is,
+        // and lose them. Scaling back is exact where the result is normal.
+        const LIFT: f64 = 18446744073709551616.0;
+        let high = (factor * LIFT) as f32;
+        let low = (factor * LIFT - f64::from(high)) as f32;
         for v in out {
-            *v = v.mul_add(high, *v * low);
+            *v = v.mul_add(high, *v * low) * (1.0 / LIFT) as f32;
         }
     } else {
         for v in out {
