@@ -9,8 +9,12 @@ mod cli;
 mod cpu_softmax;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/float.rs"]
+mod float;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/gpu_gradcheck.rs"]
+mod gpu_gradcheck;
 #[path = "suite/planted.rs"]
 mod gpu_planted;
 #[path = "suite/probe.rs"]
@@ -25,6 +29,8 @@ mod gpu_views;
 mod gpu_windows;
 #[path = "suite/gpus.rs"]
 mod gpus;
+#[path = "suite/gradcheck.rs"]
+mod gradcheck;
 #[path = "suite/hard_rows.rs"]
 mod hard_rows;
 #[path = "suite/house.rs"]
