@@ -1,8 +1,9 @@
 //! Holds gradients to difference quotients of the function they belong to.
 //!
-//! The function is given in f64, the gradient as numbers: from a hand-written backward pass, a kernel on a device, or a program that
-//! differentiates. [`check`] moves one input at a time, [`check_vjp`] does so for a function with many results and an upstream
-//! gradient, [`check_directions`] moves all inputs together along random directions, for inputs too many to move singly.
+//! The function is given in f64, the gradient as numbers: from a hand-written backward pass, a kernel on a device, or a
+//! program that differentiates. [`check`] moves one input at a time, [`check_vjp`] does so for a function with many
+//! results and an upstream gradient, [`check_directions`] moves all inputs together along random directions, for inputs
+//! too many to move singly.
 //!
 //! ```
 //! use macheps::gradcheck::{self, Options};
@@ -21,14 +22,14 @@
 //! ```
 //!
 //! # Numerics
-//! A difference quotient is wrong by truncation, which shrinks with the step, and by rounding in the function, which grows
-//! as the step shrinks. Both are estimated for every element: truncation by a second step of twice the size, rounding
-//! from [`Options::noise`]. Together they are the element's [`Element::uncertainty`] and go into its
-//! tolerance, so that a right gradient passes whatever the scale. Where the uncertainty is too large to tell right from wrong, at a kink or beside
-//! a discontinuity, the element is [`Verdict::Unresolved`] and does not pass.
+//! A difference quotient is wrong by truncation, which shrinks with the step, and by rounding in the function, which
+//! grows as the step shrinks. Both are estimated for every element: truncation by a second step of twice the size,
+//! rounding from [`Options::noise`]. Together they are the element's [`Element::uncertainty`] and go into its
+//! tolerance, so that a right gradient passes whatever the scale. Where the uncertainty is too large to tell right from
+//! wrong, at a kink or beside a discontinuity, the element is [`Verdict::Unresolved`] and does not pass.
 //!
-//! Steps are relative to `max(|x|, 1)`, and quotients divide by the distance between the points as they are in f64, so that
-//! representing `x + h` costs nothing.
+//! Steps are relative to `max(|x|, 1)`, and quotients divide by the distance between the points as they are in f64, so
+//! that representing `x + h` costs nothing.
 
 use crate::error::{Error, Result};
 use crate::float::{Format, Summation, norm};
@@ -43,13 +44,14 @@ pub enum Scheme {
     /// `(f(x + h) - f(x - h)) / 2h`, error O(h^2). 4 evaluations an element.
     #[default]
     Central,
-    /// Central quotients of h and 2h extrapolated to h = 0 (Richardson), error O(h^4): to about 12 digits. 6 evaluations an element.
+    /// Central quotients of h and 2h extrapolated to h = 0 (Richardson), error O(h^4): to about 12 digits. 6
+    /// evaluations an element.
     Richardson,
 }
 
 impl Scheme {
-    /// The step that balances truncation and rounding for a function whose derivatives are of its own size: `eps^(1/2)`, `eps^(1/3)`,
-    /// `eps^(1/5)`, as a power of two.
+    /// The step that balances truncation and rounding for a function whose derivatives are of its own size:
+    /// `eps^(1/2)`, `eps^(1/3)`, `eps^(1/5)`, as a power of two.
     pub const fn default_step(self) -> f64 {
         match self {
             Scheme::Forward => 1.0 / (1u64 << 26) as f64,
@@ -74,8 +76,8 @@ pub struct Options {
     pub atol: f64,
     /// Relative error of a value of the function, of the sum of the magnitudes of its terms for [`check_vjp`].
     pub noise: f64,
-    /// Uncertainty allowed to a difference quotient, as a multiple of `max(1, the largest of the quotients)`; beyond it the element
-    /// is unresolved, unless `atol` is larger still.
+    /// Uncertainty allowed to a difference quotient, as a multiple of `max(1, the largest of the quotients)`; beyond it
+    /// the element is unresolved, unless `atol` is larger still.
     pub resolution: f64,
 }
 
@@ -227,8 +229,8 @@ impl Report {
         self.elements.iter().filter(|e| e.verdict != Verdict::Agrees)
     }
 
-    /// The element that is worst: one that is not finite, else one that differs, else one that is unresolved, else the one that uses
-    /// most of its tolerance. `None` if there are no elements.
+    /// The element that is worst: one that is not finite, else one that differs, else one that is unresolved, else the
+    /// one that uses most of its tolerance. `None` if there are no elements.
     pub fn worst(&self) -> Option<&Element> {
         self.elements.iter().reduce(|worst, e| {
             let (a, b) = (worst.badness(), e.badness());
@@ -347,7 +349,8 @@ impl<F: FnMut(&[f64]) -> Value> Checker<'_, F> {
         }
     }
 
-    /// Difference quotient between two points, per unit of Euclidean distance; the gradient along the same way; rounding.
+    /// Difference quotient between two points, per unit of Euclidean distance; the gradient along the same way;
+    /// rounding.
     fn between(&self, range: &Range<usize>, low: &Side, high: &Side) -> Quotient {
         let way: Vec<f64> = high.moved.iter().zip(&low.moved).map(|(h, l)| h - l).collect();
         let distance = norm(&way);
@@ -508,8 +511,8 @@ fn elementwise<F: FnMut(&[f64]) -> Value>(mut checker: Checker<'_, F>, allowed: 
 /// As [`Scheme`] says, for each element of x.
 ///
 /// # Errors
-/// [`Error::Shape`] if the lengths differ or x is not finite, [`Error::Option`] for options outside their domain. A gradient that is wrong
-/// is no error here: ask the report, or [`Report::require`].
+/// [`Error::Shape`] if the lengths differ or x is not finite, [`Error::Option`] for options outside their domain. A
+/// gradient that is wrong is no error here: ask the report, or [`Report::require`].
 ///
 /// # Example
 /// ```
@@ -524,8 +527,8 @@ pub fn check(f: impl FnMut(&[f64]) -> f64, x: &[f64], gradient: &[f64], options:
     Ok(elementwise(checker, &|_| options.atol))
 }
 
-/// As [`check_vjp`] with an absolute error of its own for each element of the gradient, on top of [`Options::atol`]: the
-/// stated bounds of a kernel.
+/// As [`check_vjp`] with an absolute error of its own for each element of the gradient, on top of [`Options::atol`]:
+/// the stated bounds of a kernel.
 ///
 /// # Errors
 /// Those of [`check_vjp`], and [`Error::Shape`] if there are not as many bounds as elements.
@@ -547,8 +550,8 @@ pub fn check_bounded(
     vjp(f, x, upstream, gradient, options, &|i| options.atol + bounds[i])
 }
 
-/// Compares a vector-Jacobian product, the gradient of `sum_j upstream_j f(x)_j`, with difference quotients of that sum: what a backward pass
-/// computes for a function with many results.
+/// Compares a vector-Jacobian product, the gradient of `sum_j upstream_j f(x)_j`, with difference quotients of that
+/// sum: what a backward pass computes for a function with many results.
 ///
 /// The sum is compensated; its rounding is taken relative to `sum |upstream_j f(x)_j|`.
 ///
@@ -606,13 +609,13 @@ fn vjp(
     }
 }
 
-/// Compares the component of `gradient` along random directions with difference quotients of `f` along them: for inputs of which there are too
-/// many to move singly.
+/// Compares the component of `gradient` along random directions with difference quotients of `f` along them: for inputs
+/// of which there are too many to move singly.
 ///
-/// Every direction moves all inputs, each by a random share of its own step, between a half and one, up or down. An error in the gradient goes
-/// unseen only if its component along every direction stays within the tolerance. `directions` of 3 to 10 are usual; the same `seed` gives the
-/// same directions. If a direction differs, an input that is to blame is searched for by halving the inputs again and
-/// again and put into [`Report::located`].
+/// Every direction moves all inputs, each by a random share of its own step, between a half and one, up or down. An
+/// error in the gradient goes unseen only if its component along every direction stays within the tolerance.
+/// `directions` of 3 to 10 are usual; the same `seed` gives the same directions. If a direction differs, an input that
+/// is to blame is searched for by halving the inputs again and again and put into [`Report::located`].
 ///
 /// # Cost
 /// As [`Scheme`] says, for each direction; about `2 log2(n)` times that again to locate a wrong element.
@@ -666,7 +669,8 @@ pub fn check_directions(
     })
 }
 
-/// Follows the half whose component is further from its difference quotient, down to one input. `None` if that one agrees: the error was spread.
+/// Follows the half whose component is further from its difference quotient, down to one input. `None` if that one
+/// agrees: the error was spread.
 fn locate<F: FnMut(&[f64]) -> Value>(
     checker: &mut Checker<'_, F>,
     weight: &dyn Fn(usize) -> f64,

@@ -50,6 +50,9 @@ pub fn frexp(value: f64) -> (f64, i32) {
 /// assert_eq!(ldexp(1.0, 5000), f64::INFINITY);
 /// ```
 pub fn ldexp(value: f64, exponent: i32) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
     let (mantissa, own) = frexp(value);
     // The last product is the only one that may round. Beyond this range the answer is 0 or an infinity anyway.
     let total = own.saturating_add(exponent).clamp(-1200, 1200);
@@ -62,8 +65,8 @@ pub fn ldexp(value: f64, exponent: i32) -> f64 {
     }
 }
 
-/// A binary floating-point format: one sign bit, an exponent, a fraction with a hidden leading bit, subnormals, infinities
-/// and NaN, as IEEE 754 lays them out.
+/// A binary floating-point format: one sign bit, an exponent, a fraction with a hidden leading bit, subnormals,
+/// infinities and NaN, as IEEE 754 lays them out.
 ///
 /// Figures are f64, which holds those of every format here exactly.
 ///
@@ -168,10 +171,11 @@ impl Format {
         (2.0 - self.machine_epsilon()) * power_of_two(self.max_exponent())
     }
 
-    /// Unit in the last place of the binade that `value` lies in; that of the subnormals below the smallest normal number.
+    /// Unit in the last place of the binade that `value` lies in; that of the subnormals below the smallest normal
+    /// number.
     ///
-    /// `value` need not be a number of the format: the error of a result is measured in ulps of the true value. Beyond the
-    /// largest finite number the exponent goes on as if it had no bound. Infinity for infinities, NaN for NaN.
+    /// `value` need not be a number of the format: the error of a result is measured in ulps of the true value. Beyond
+    /// the largest finite number the exponent goes on as if it had no bound. Infinity for infinities, NaN for NaN.
     #[inline]
     pub fn ulp(self, value: f64) -> f64 {
         let magnitude = value.abs();
@@ -260,8 +264,8 @@ impl Layout {
         ((self.bits & self.format.infinity()) >> self.format.fraction_bits()) as u32
     }
 
-    /// The exponent that the significand is scaled by: that of the smallest normal number for zeros and subnormals, `None`
-    /// for infinities and NaN.
+    /// The exponent that the significand is scaled by: that of the smallest normal number for zeros and subnormals,
+    /// `None` for infinities and NaN.
     pub const fn exponent(self) -> Option<i32> {
         match self.biased_exponent() as i32 {
             0 => Some(self.format.min_exponent()),
@@ -422,14 +426,14 @@ pub trait Float:
         Self::FORMAT.layout(self.bit_pattern())
     }
 
-    /// Unit in the last place: distance to the next number of larger magnitude, also for the largest finite number, where
-    /// that next one would lie. The smallest subnormal for zero, infinity for infinities, NaN for NaN.
+    /// Unit in the last place: distance to the next number of larger magnitude, also for the largest finite number,
+    /// where that next one would lie. The smallest subnormal for zero, infinity for infinities, NaN for NaN.
     fn ulp(self) -> Self {
         Self::rounded(Self::FORMAT.ulp(self.widen()))
     }
 
-    /// Signed distance to the next number away from zero, as NumPy's `spacing`: [`Float::ulp`] with the sign of `self`. NaN
-    /// for infinities and NaN, infinite for the largest finite number, whose neighbour is infinity.
+    /// Signed distance to the next number away from zero, as NumPy's `spacing`: [`Float::ulp`] with the sign of `self`.
+    /// NaN for infinities and NaN, infinite for the largest finite number, whose neighbour is infinity.
     fn spacing(self) -> Self {
         let bits = self.bit_pattern();
         let magnitude = bits & !Self::FORMAT.sign_bit();
@@ -439,8 +443,8 @@ pub trait Float:
         Self::rounded(Self::from_bit_pattern(bits + 1).widen() - self.widen())
     }
 
-    /// The smallest number greater than `self`: the smallest subnormal for both zeros, -0 for its negative, infinity for the
-    /// largest finite number and for infinity. A NaN stays as it is.
+    /// The smallest number greater than `self`: the smallest subnormal for both zeros, -0 for its negative, infinity
+    /// for the largest finite number and for infinity. A NaN stays as it is.
     fn next_up(self) -> Self {
         let (bits, sign) = (self.bit_pattern(), Self::FORMAT.sign_bit());
         let magnitude = bits & !sign;
@@ -466,8 +470,8 @@ pub trait Float:
         Self::from_bit_pattern(Float::next_up(negated).bit_pattern() ^ sign)
     }
 
-    /// How many steps of [`Float::next_up`] or [`Float::next_down`] lead from one number to the other. The two zeros are the
-    /// same place, infinity is one step beyond the largest finite number. `None` if either is NaN.
+    /// How many steps of [`Float::next_up`] or [`Float::next_down`] lead from one number to the other. The two zeros
+    /// are the same place, infinity is one step beyond the largest finite number. `None` if either is NaN.
     ///
     /// ```
     /// use macheps::float::Float;

@@ -18,10 +18,10 @@
 //! ```
 //!
 //! # Numerics
-//! Every function takes and gives f16, bf16, f32 or f64, computes in f64 and rounds once. With a narrower type the error is
-//! therefore half a unit in the last place of that type, plus less than a thousandth of it; the bounds that functions state
-//! are those of f64. They hold where the platform's `exp`, `expm1`, `log` and `log1p` are right to 1 ulp, as those of glibc,
-//! musl and the usual libm are. `u` stands for [`Format::unit_roundoff`].
+//! Every function takes and gives f16, bf16, f32 or f64, computes in f64 and rounds once. With a narrower type the
+//! error is therefore half a unit in the last place of that type, plus less than a thousandth of it; the bounds that
+//! functions state are those of f64. They hold where the platform's `exp`, `expm1`, `log` and `log1p` are right to 1
+//! ulp, as those of glibc, musl and the usual libm are. `u` stands for [`Format::unit_roundoff`].
 
 mod format;
 mod scalar;

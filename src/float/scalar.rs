@@ -5,8 +5,8 @@ use std::f64::consts::LN_2;
 
 /// `log(1 - exp(-a))` for `a >= 0`.
 ///
-/// By `log(-expm1(-a))` up to `log 2`, by `log1p(-exp(-a))` beyond it: each loses nothing on its side. After Mächler, *Accurately
-/// computing log(1 - exp(-|a|))*, 2012. Other libraries take the argument as `x = -a`.
+/// By `log(-expm1(-a))` up to `log 2`, by `log1p(-exp(-a))` beyond it: each loses nothing on its side. After Mächler,
+/// *Accurately computing log(1 - exp(-|a|))*, 2012. Other libraries take the argument as `x = -a`.
 ///
 /// # Numerics
 /// 3 ulp (measured: 1.2). -inf at 0, 0 at infinity, NaN below 0 and for NaN.
@@ -87,8 +87,9 @@ pub fn log_sigmoid<T: Float>(x: T) -> T {
 /// As `max(a, b) + log1p(exp(-|a - b|))`.
 ///
 /// # Numerics
-/// 2 ulp of the larger of `|max(a, b)|` and `log1p(exp(-|a - b|))` (measured: MEASURED). Where the result is near 0 the two cancel, and
-/// that is an absolute error. -inf for two of them; infinity if either is, unless the other is NaN; NaN for NaN.
+/// 2 ulp of the larger of `|max(a, b)|` and `log1p(exp(-|a - b|))` (measured: MEASURED). Where the result is near 0 the
+/// two cancel, and that is an absolute error. -inf for two of them; infinity if either is, unless the other is NaN; NaN
+/// for NaN.
 ///
 /// ```
 /// use macheps::float::logaddexp;
@@ -113,8 +114,8 @@ pub fn logaddexp<T: Float>(a: T, b: T) -> T {
 /// As `a + log1mexp(a - b)`, see [`log1mexp`].
 ///
 /// # Numerics
-/// 3 ulp of the larger of `|a|` and `|log1mexp(a - b)|` (measured: 1.3). -inf where a and b are equal, two -inf among them; NaN for `a < b`, for two
-/// positive infinities and for NaN.
+/// 3 ulp of the larger of `|a|` and `|log1mexp(a - b)|` (measured: 1.3). -inf where a and b are equal, two -inf among
+/// them; NaN for `a < b`, for two positive infinities and for NaN.
 ///
 /// ```
 /// use macheps::float::logsubexp;
@@ -159,12 +160,12 @@ pub fn sqrt1p_minus_sqrt<T: Float>(x: T) -> T {
 
 /// Euclidean norm `sqrt(sum x_i^2)` of any number of components: `hypot` in n dimensions.
 ///
-/// Squares are split exactly and summed with compensation; where they would overflow or vanish, the components are scaled by a power of two
-/// first, which rounds nothing. The result overflows only where the norm itself does.
+/// Squares are split exactly and summed with compensation; where they would overflow or vanish, the components are
+/// scaled by a power of two first, which rounds nothing. The result overflows only where the norm itself does.
 ///
 /// # Numerics
-/// 1 ulp for up to 10^7 components (measured: 0.8). 0 for none. NaN if any component is, else infinity if any is infinite; `f64::hypot`
-/// prefers the infinity.
+/// 1 ulp for up to 10^7 components (measured: 0.8). 0 for none. NaN if any component is, else infinity if any is
+/// infinite; `f64::hypot` prefers the infinity.
 ///
 /// ```
 /// use macheps::float::norm;
@@ -232,14 +233,15 @@ impl<T> QuadraticRoots<T> {
 
 /// The roots of `a x^2 + b x + c = 0`.
 ///
-/// The larger root comes from `-(b + sign(b) sqrt(b^2 - 4ac)) / 2a`, the smaller one from the product of both, `c / a`: no
-/// cancellation between b and the square root. The discriminant is formed as a difference of two products with their rounding errors
-/// (Kahan, *On the cost of floating-point computation without extra-precise arithmetic*, 2004), with the coefficients
-/// scaled by powers of two, so that nothing overflows or vanishes on the way, whatever they are.
+/// The larger root comes from `-(b + sign(b) sqrt(b^2 - 4ac)) / 2a`, the smaller one from the product of both, `c / a`:
+/// no cancellation between b and the square root. The discriminant is formed as a difference of two products with their
+/// rounding errors (Kahan, *On the cost of floating-point computation without extra-precise arithmetic*, 2004), with
+/// the coefficients scaled by powers of two, so that nothing overflows or vanishes on the way, whatever they are.
 ///
 /// # Numerics
-/// 4 ulp for each root, for each part of complex ones (measured: 2.3), at any coefficients, nearly double roots too. Whether roots are real,
-/// double or complex is decided exactly. A root beyond the range of the type is an infinity, one below it a subnormal or 0.
+/// 4 ulp for each root, for each part of complex ones (measured: 2.3), at any coefficients, nearly double roots too.
+/// Whether roots are real, double or complex is decided exactly. A root beyond the range of the type is an infinity,
+/// one below it a subnormal or 0.
 ///
 /// ```
 /// use macheps::float::{QuadraticRoots, quadratic_roots};

@@ -6,7 +6,8 @@ use std::borrow::Borrow;
 
 /// `(s, e)` with `s = fl(a + b)` and `s + e = a + b` exactly (TwoSum).
 ///
-/// Exact for all finite numbers of which the sum does not overflow. After Knuth, *The Art of Computer Programming* 2, 4.2.2.
+/// Exact for all finite numbers of which the sum does not overflow. After Knuth, *The Art of Computer Programming* 2,
+/// 4.2.2.
 ///
 /// ```
 /// assert_eq!(macheps::float::two_sum(1e16, 1.0), (1e16, 1.0));
@@ -33,13 +34,13 @@ pub fn two_product(a: f64, b: f64) -> (f64, f64) {
     (p, a.mul_add(b, -p))
 }
 
-/// A running sum with its rounding errors added up beside it: Kahan's idea in the form that Babuška and Neumaier gave it, where
-/// a term may also be larger than the sum.
+/// A running sum with its rounding errors added up beside it: Kahan's idea in the form that Babuška and Neumaier gave
+/// it, where a term may also be larger than the sum.
 ///
 /// # Numerics
-/// `|error| <= u |s| + 2 n^2 u^2 sum |x|` for n terms: as if computed in twice the precision, then rounded once (Ogita, Rump and
-/// Oishi, *Accurate sum and dot product*, SIAM J. Sci. Comput. 26, 2005: their Sum2, which is this one). A NaN or an infinity gives
-/// what a plain sum gives. A partial sum beyond the largest f64 is an infinity and stays one.
+/// `|error| <= u |s| + 2 n^2 u^2 sum |x|` for n terms: as if computed in twice the precision, then rounded once (Ogita,
+/// Rump and Oishi, *Accurate sum and dot product*, SIAM J. Sci. Comput. 26, 2005: their Sum2, which is this one). A NaN
+/// or an infinity gives what a plain sum gives. A partial sum beyond the largest f64 is an infinity and stays one.
 ///
 /// ```
 /// use macheps::float::Neumaier;
@@ -103,8 +104,9 @@ impl Extend<f64> for Neumaier {
 /// A running pairwise sum: terms meet in a balanced tree, whose open branches are all that is kept.
 ///
 /// # Numerics
-/// `|error| <= (log2(n) + 4) u sum |x|` to first order, for n terms one after another; a plain loop has `(n - 1) u`. See Higham, *The
-/// accuracy of floating point summation*, SIAM J. Sci. Comput. 14, 1993. Infinities and NaN as in a plain sum.
+/// `|error| <= (log2(n) + 4) u sum |x|` to first order, for n terms one after another; a plain loop has `(n - 1) u`.
+/// See Higham, *The accuracy of floating point summation*, SIAM J. Sci. Comput. 14, 1993. Infinities and NaN as in a
+/// plain sum.
 ///
 /// # Cost
 /// One addition a term; 64 partial sums at most.
@@ -179,9 +181,9 @@ impl Extend<f64> for Pairwise {
 
 /// Careful sums of iterators over numbers, or references to them, of any of the four formats.
 ///
-/// As with [`Iterator::sum`] the type of the result has to be named. The accumulators are f64 whatever the format, and the result is
-/// rounded once: with f16, bf16 and f32 the bounds below hold with the `u` of f64, plus half a unit in the last place of the result.
-/// The sum of nothing is 0.
+/// As with [`Iterator::sum`] the type of the result has to be named. The accumulators are f64 whatever the format, and
+/// the result is rounded once: with f16, bf16 and f32 the bounds below hold with the `u` of f64, plus half a unit in
+/// the last place of the result. The sum of nothing is 0.
 ///
 /// ```
 /// use macheps::float::Summation;
@@ -218,9 +220,10 @@ impl<I: Iterator> Summation for I {}
 /// Compensated dot product `sum x_i y_i`.
 ///
 /// # Numerics
-/// `|error| <= u |s| + 2 n^2 u^2 sum |x_i y_i|` (Dot2 of Ogita, Rump and Oishi 2005): products are split exactly by [`two_product`], their
-/// parts summed as by [`Neumaier`]. For f16, bf16 and f32 the products are exact, and the result is rounded once more, to the type. Products
-/// below `2^-969` lose their last digits. Infinities and NaN as in a plain loop; nothing gives 0.
+/// `|error| <= u |s| + 2 n^2 u^2 sum |x_i y_i|` (Dot2 of Ogita, Rump and Oishi 2005): products are split exactly by
+/// [`two_product`], their parts summed as by [`Neumaier`]. For f16, bf16 and f32 the products are exact, and the result
+/// is rounded once more, to the type. Products below `2^-969` lose their last digits. Infinities and NaN as in a plain
+/// loop; nothing gives 0.
 ///
 /// # Errors
 /// [`Error::Shape`] if the lengths differ.

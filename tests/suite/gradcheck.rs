@@ -1,5 +1,5 @@
-//! The gradient check itself, and every backward pass held to it: the oracle by its digits, the CPU path within its stated bounds.
-//! [`operations`] is the list; `gpu_gradcheck` runs those marked for it on every adapter.
+//! The gradient check itself, and every backward pass held to it: the oracle by its digits, the CPU path within its
+//! stated bounds. [`operations`] is the list; `gpu_gradcheck` runs those marked for it on every adapter.
 
 use macheps::float::Format;
 use macheps::gradcheck::{Options, Scheme, Verdict, check, check_bounded, check_directions, check_vjp};
