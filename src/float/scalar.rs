@@ -9,7 +9,7 @@ use std::f64::consts::LN_2;
 /// *Accurately computing log(1 - exp(-|a|))*, 2012. Other libraries take the argument as `x = -a`.
 ///
 /// # Numerics
-/// 3 ulp (measured: 1.2). -inf at 0, 0 at infinity, NaN below 0 and for NaN.
+/// 3 ulp (measured: 1.5). -inf at 0, 0 at infinity, NaN below 0 and for NaN.
 ///
 /// ```
 /// use macheps::float::log1mexp;
@@ -34,7 +34,7 @@ fn log1mexp_f64(a: f64) -> f64 {
 /// As `max(x, 0) + log1p(exp(-|x|))`, which neither overflows nor loses the tail.
 ///
 /// # Numerics
-/// 2 ulp (measured: 1.3). 0 at -inf, infinity at infinity, NaN for NaN.
+/// 2 ulp (measured: 1.5). 0 at -inf, infinity at infinity, NaN for NaN.
 ///
 /// ```
 /// use macheps::float::softplus;
@@ -55,7 +55,7 @@ fn softplus_f64(x: f64) -> f64 {
 /// From `exp(-|x|)`, so that no power overflows and the tail towards -inf keeps its digits.
 ///
 /// # Numerics
-/// 3 ulp (measured: 1.7). 0 at -inf, 1 at infinity, NaN for NaN.
+/// 3 ulp (measured: 2.1). 0 at -inf, 1 at infinity, NaN for NaN.
 ///
 /// ```
 /// use macheps::float::sigmoid;
@@ -87,7 +87,7 @@ pub fn log_sigmoid<T: Float>(x: T) -> T {
 /// As `max(a, b) + log1p(exp(-|a - b|))`.
 ///
 /// # Numerics
-/// 2 ulp of the larger of `|max(a, b)|` and `log1p(exp(-|a - b|))` (measured: MEASURED). Where the result is near 0 the
+/// 3 ulp of the larger of `|max(a, b)|` and `log1p(exp(-|a - b|))` (measured: 2.1). Where the result is near 0 the
 /// two cancel, and that is an absolute error. -inf for two of them; infinity if either is, unless the other is NaN; NaN
 /// for NaN.
 ///
@@ -114,7 +114,7 @@ pub fn logaddexp<T: Float>(a: T, b: T) -> T {
 /// As `a + log1mexp(a - b)`, see [`log1mexp`].
 ///
 /// # Numerics
-/// 3 ulp of the larger of `|a|` and `|log1mexp(a - b)|` (measured: 1.3). -inf where a and b are equal, two -inf among
+/// 3 ulp of the larger of `|a|` and `|log1mexp(a - b)|` (measured: 2.3). -inf where a and b are equal, two -inf among
 /// them; NaN for `a < b`, for two positive infinities and for NaN.
 ///
 /// ```
@@ -164,7 +164,7 @@ pub fn sqrt1p_minus_sqrt<T: Float>(x: T) -> T {
 /// scaled by a power of two first, which rounds nothing. The result overflows only where the norm itself does.
 ///
 /// # Numerics
-/// 1 ulp for up to 10^7 components (measured: 0.8). 0 for none. NaN if any component is, else infinity if any is
+/// 1 ulp for up to 10^7 components (measured: 0.9). 0 for none. NaN if any component is, else infinity if any is
 /// infinite; `f64::hypot` prefers the infinity.
 ///
 /// ```
@@ -239,7 +239,7 @@ impl<T> QuadraticRoots<T> {
 /// the coefficients scaled by powers of two, so that nothing overflows or vanishes on the way, whatever they are.
 ///
 /// # Numerics
-/// 4 ulp for each root, for each part of complex ones (measured: 2.3), at any coefficients, nearly double roots too.
+/// 4 ulp for each root, for each part of complex ones (measured: 2.5), at any coefficients, nearly double roots too.
 /// Whether roots are real, double or complex is decided exactly. A root beyond the range of the type is an infinity,
 /// one below it a subnormal or 0.
 ///

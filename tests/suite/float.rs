@@ -609,7 +609,7 @@ fn logarithms_add_and_subtract() {
         assert_eq!(logaddexp(a, b), logaddexp(b, a));
     }
     println!("logaddexp: {added:.3} ulp, logsubexp: {subtracted:.3} ulp");
-    assert!(added <= 2.0 && subtracted <= 3.0, "{added} {subtracted}");
+    assert!(added <= 3.0 && subtracted <= 3.0, "{added} {subtracted}");
 }
 
 #[test]
