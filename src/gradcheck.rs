@@ -112,7 +112,7 @@ impl Options {
             ("noise", self.noise),
             ("resolution", self.resolution),
         ];
-        match non_negative.into_iter().find(|(_, v)| !(*v >= 0.0)) {
+        match non_negative.into_iter().find(|(_, v)| v.is_nan() || *v < 0.0) {
             Some((name, value)) => refuse(name, "a number of at least 0", value),
             None => Ok(()),
         }
