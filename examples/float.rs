@@ -24,7 +24,7 @@ fn main() -> macheps::Result<()> {
     println!("What each format can hold:\n");
     for format in Format::ALL {
         println!(
-            "{:<5} epsilon {:<12e} smallest {:<12.4e} smallest normal {:<12.4e} largest {:.4e}",
+            "{:<5} epsilon {:<11.4e} smallest {:<12.4e} smallest normal {:<12.4e} largest {:.4e}",
             format.name(),
             format.machine_epsilon(),
             format.min_subnormal(),
@@ -33,7 +33,9 @@ fn main() -> macheps::Result<()> {
         );
     }
     let sum = 0.1 + 0.2;
-    println!("\n0.1 + 0.2 is {sum}, {:?} step from 0.3", sum.ulp_distance(0.3));
+    if let Some(steps) = sum.ulp_distance(0.3) {
+        println!("\n0.1 + 0.2 is {sum}: {steps} step from 0.3");
+    }
 
     println!("\nCancellation: the textbook formula, and the function that keeps its digits\n");
     let row = |what: &str, naive: f64, careful: f64| println!("{what:<34} {naive:<24e} {careful:e}");

@@ -614,7 +614,8 @@ fn logarithms_add_and_subtract() {
 
 #[test]
 fn narrow_types_round_once() {
-    let functions: [(&str, fn(f32) -> f32, fn(f64) -> f64); 5] = [
+    type Pair = (&'static str, fn(f32) -> f32, fn(f64) -> f64);
+    let functions: [Pair; 5] = [
         ("log1mexp", log1mexp, log1mexp),
         ("softplus", softplus, softplus),
         ("log_sigmoid", log_sigmoid, log_sigmoid),

@@ -8,6 +8,9 @@ use macheps::ops::softmax::{Mask, backward, reference};
 use macheps::rows::{RowMap, resolve_axis};
 use macheps::{Context, DType, Error, SoftmaxInput, SoftmaxKind, SoftmaxOptions};
 
+type Forward = Box<dyn Fn(&[f64]) -> Vec<f64>>;
+type Backward = Box<dyn Fn(&Context) -> macheps::Result<Vec<f32>>>;
+
 /// A backward pass at one point.
 pub struct Operation {
     pub name: String,
@@ -15,13 +18,13 @@ pub struct Operation {
     pub x: Vec<f64>,
     pub upstream: Vec<f64>,
     /// The function in f64; results that do not depend on x may be any finite number.
-    pub forward: Box<dyn Fn(&[f64]) -> Vec<f64>>,
+    pub forward: Forward,
     /// The oracle's gradient.
     pub oracle: Vec<f64>,
     /// Absolute error allowed to each element of an f32 gradient.
     pub bounds: Vec<f64>,
     /// The gradient by the library, on the device of a context.
-    pub backward: Box<dyn Fn(&Context) -> macheps::Result<Vec<f32>>>,
+    pub backward: Backward,
     /// Also run on every GPU.
     pub on_gpu: bool,
 }
