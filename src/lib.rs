@@ -18,7 +18,9 @@ pub mod bench;
 pub mod context;
 pub mod element;
 pub mod error;
+pub mod float;
 pub mod gpu;
+pub mod gradcheck;
 mod job;
 pub mod ops;
 #[doc(hidden)]

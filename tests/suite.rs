@@ -11,10 +11,14 @@ mod cli;
 mod cpu_softmax;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/float.rs"]
+mod float;
 #[path = "suite/gpu_audit.rs"]
 mod gpu_audit;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/gpu_gradcheck.rs"]
+mod gpu_gradcheck;
 #[path = "suite/planted.rs"]
 mod gpu_planted;
 #[path = "suite/probe.rs"]
@@ -29,6 +33,8 @@ mod gpu_views;
 mod gpu_windows;
 #[path = "suite/gpus.rs"]
 mod gpus;
+#[path = "suite/gradcheck.rs"]
+mod gradcheck;
 #[path = "suite/hard_rows.rs"]
 mod hard_rows;
 #[path = "suite/house.rs"]
