@@ -46,6 +46,9 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 /// The axis as an index, counting negative ones from the end.
 pub fn resolve_axis(axis: isize, rank: usize) -> Result<usize> {
     let resolved = if axis < 0 { axis + rank as isize } else { axis };
+    if rank == 0 {
+        return Err(Error::shape("axis", "a tensor of at least one dimension", "a scalar"));
+    }
     if resolved < 0 || resolved >= rank as isize {
         return Err(Error::shape(
             "axis",

@@ -264,7 +264,7 @@ impl Device {
             shape: report.shape,
             dtype: report.dtype.name(),
             detail: report.detail,
-            device: self.adapter.name.clone(),
+            device: self.adapter.short(),
             max_error: report.max_error,
             bound: report.bound,
             unit: report.unit,
@@ -280,7 +280,7 @@ impl Device {
             op: case.op().to_string(),
             shape: case.shape(),
             dtype: case.dtype().name(),
-            device: self.adapter.name.clone(),
+            device: self.adapter.short(),
             seconds: Seconds {
                 min: f64::NAN,
                 median: f64::NAN,

@@ -493,11 +493,12 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         cases.push(Case::new(SoftmaxKind::Softmax, DType::F16, shape));
         if !quick {
             cases.push(Case::new(SoftmaxKind::Softmax, DType::Bf16, shape));
-            let backward = Case::new(SoftmaxKind::Softmax, DType::F32, shape);
-            cases.push(Case {
-                quantity: Quantity::Backward(SoftmaxKind::Softmax),
-                ..backward
-            });
+            for kind in SoftmaxKind::ALL {
+                cases.push(Case {
+                    quantity: Quantity::Backward(kind),
+                    ..Case::new(kind, DType::F32, shape)
+                });
+            }
         }
     }
     cases
