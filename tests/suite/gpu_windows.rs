@@ -134,6 +134,10 @@ fn rows_longer_than_a_binding() {
             // Along an axis with a stride: 3.6 MB between the ends of a row, then 2.5 MB in rows of moderate length.
             run(quantity, &[300_000, 3], 0, None, Fill::Ordinary);
             run(quantity, &[10_000, 64], 0, None, Fill::Ordinary);
+            // Rows whose records do not fit the workspace together, the second shape with a dimension outside the axis; causal
+            // needs their numbers.
+            run(quantity, &[200, 9000], 0, None, Fill::Ordinary);
+            run(quantity, &[2, 200, 4100], 1, None, Fill::Masked);
         }
     }
     failures.done();
