@@ -25,13 +25,13 @@ use crate::rows::RowMap;
 
 /// Sum of f64 with the rounding errors carried along (Neumaier).
 #[derive(Clone, Copy, Default)]
-struct Sum {
+pub(crate) struct Sum {
     total: f64,
     lost: f64,
 }
 
 impl Sum {
-    fn of(terms: impl IntoIterator<Item = f64>) -> f64 {
+    pub(crate) fn of(terms: impl IntoIterator<Item = f64>) -> f64 {
         let mut sum = Sum::default();
         for term in terms {
             let total = sum.total + term;
