@@ -3,7 +3,7 @@
 // _gradient, _log_prob, _each or _reduced).
 //
 // With q_j the target's weight of class j, (remain * t_j + smooth) * weight_j, the loss is sum q_j (log S - (x_j - m)), and the
-// gradient (Q p_j - q_j) times the upstream gradient, Q = sum q_j. DENSE says that more than one q_j differs from 0.
+// gradient (Q p_j - q_j) times the upstream gradient, Q = sum q_j. Where q_j is 0 the class adds nothing. DENSE says that more than one q_j differs from 0.
 
 const NO_LABEL: u32 = 0xffffffffu;
 const ORDINARY: u32 = 0u;
@@ -70,7 +70,7 @@ fn charges4(row: Row, j: u32, end: u32) -> vec4<f32> {
     return opaque4(weighted4(q, row, j, n), params.zero);
 }
 
-// q (x - m) as a pair, also where x - m passes the range.
+// q (x - m) as a pair, also where x - m passes the range; 0 where q is, were x infinite.
 fn weighed4(q: vec4<f32>, x: vec4<f32>, m: vec4<f32>) -> Pair4 {
     let t = two_sum4(x, -m, params.zero);
     let far = t.high < vec4<f32>(-3.0e38);
@@ -79,7 +79,9 @@ fn weighed4(q: vec4<f32>, x: vec4<f32>, m: vec4<f32>) -> Pair4 {
         let half = opaque4(0.5 * x - 0.5 * m, params.zero);
         high = select(high, opaque4(q * half, params.zero) * 2.0, far);
     }
-    return Pair4(high, select(opaque4(q * t.low, params.zero), vec4<f32>(0.0), far));
+    let none = q == vec4<f32>(0.0);
+    let low = select(opaque4(q * t.low, params.zero), vec4<f32>(0.0), far | none);
+    return Pair4(select(high, vec4<f32>(0.0), none), low);
 }
 
 // The entry of four that is `at` of them.
@@ -150,7 +152,8 @@ fn team_pick(row: Row, lane: u32, at: u32) -> RowTotals {
     let j = row.label & ~3u;
     if j < row.visible && row.label / 4u % TEAM == lane {
         let q = one_of(charges4(row, j, row.visible), row.label - j);
-        totals.dot = vec2<f32>(opaque(q * one_of(logits4(row, j, row.visible), row.label - j), params.zero), 0.0);
+        let x = one_of(logits4(row, j, row.visible), row.label - j);
+        totals.dot = vec2<f32>(select(opaque(q * x, params.zero), 0.0, q == 0.0), 0.0);
         totals.mass = vec2<f32>(q, 0.0);
     }
     totals.dot = team_sum(totals.dot, at, params.zero);
@@ -232,7 +235,8 @@ fn gradient4(row: Row, j: u32, end: u32, d: Pair4, stats: RowStats, outcome: Out
         v = select(nothing, v, d.high >= vec4<f32>(FAR_BELOW));
     }
     if DENSE || row.label - j < 4u {
-        v -= opaque4(outcome.push * charges4(row, j, end), params.zero);
+        let q = charges4(row, j, end);
+        v -= select(opaque4(outcome.push * q, params.zero), vec4<f32>(0.0), q == vec4<f32>(0.0));
     }
     return v;
 }
