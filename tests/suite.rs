@@ -9,6 +9,8 @@ mod cli;
 mod cpu_softmax;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/gpu_cross_entropy.rs"]
+mod gpu_cross_entropy;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/planted.rs"]

@@ -32,7 +32,7 @@ struct Params {
     ignore: i32,
     // A target's share that stays with it, and the share that every class gets.
     remain: f32,
-    smooth: f32,
+    spread: f32,
     z: f32,
     // A mean's divisors are counted on the device, or else they are this; for gradients its inverse.
     counted: u32,

@@ -2,7 +2,7 @@
 // cross_entropy_params, softmax_math, softmax_quads, reduce and one each of cross_entropy_labels or _probabilities, _weight,
 // _gradient, _log_prob, _each or _reduced).
 //
-// With q_j the target's weight of class j, (remain * t_j + smooth) * weight_j, the loss is sum q_j (log S - (x_j - m)), and the
+// With q_j the target's weight of class j, (remain * t_j + spread) * weight_j, the loss is sum q_j (log S - (x_j - m)), and the
 // gradient (Q p_j - q_j) times the upstream gradient, Q = sum q_j. Where q_j is 0 the class adds nothing. DENSE says that more than one q_j differs from 0.
 
 const NO_LABEL: u32 = 0xffffffffu;
@@ -65,7 +65,7 @@ fn charges4(row: Row, j: u32, end: u32) -> vec4<f32> {
     let n = present(j, end);
     var q = shares4(row, j, n);
     if SMOOTHED {
-        q = opaque4(q * params.remain, params.zero) + params.smooth;
+        q = opaque4(q * params.remain, params.zero) + params.spread;
     }
     return opaque4(weighted4(q, row, j, n), params.zero);
 }
