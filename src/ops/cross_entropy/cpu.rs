@@ -740,7 +740,7 @@ impl<T: Element> Call<'_, '_, T> {
                     let q = p
                         .probabilities
                         .map_or(&ZEROS[..count], |all| widened(&all[at..at + count], q));
-                    let mut work = |out: &mut [f32]| {
+                    let work = |out: &mut [f32]| {
                         if self.dense {
                             kernels::columns_gradient_dense(z, q, w, max, factor, upstream, self.alpha, self.beta, out);
                         } else {
