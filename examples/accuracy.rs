@@ -84,6 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         write_table(&mut text, &devices, &table, d, dtype, &mut excesses);
     }
     write_fractions(&mut text, &devices, &table);
+    write_others(&mut text, &devices, &mut excesses);
     write_elementary(&mut text, &devices, &mut excesses)?;
     if let Some(folder) = std::path::Path::new(&path).parent() {
         std::fs::create_dir_all(folder)?;
@@ -382,6 +383,79 @@ fn bound(quantity: Quantity, dtype: DType, strategy: Option<Strategy>) -> f64 {
         }
         _ => allowed / dtype.ulp(1.0),
     }
+}
+
+/// The operations beside the softmax family, by their own cases: those of `macheps verify`.
+fn write_others(text: &mut String, devices: &[Device], excesses: &mut Vec<String>) {
+    let cases: Vec<_> = macheps::verify::cases(None)
+        .into_iter()
+        .filter(|case| quantities().all(|q| q.name() != case.op()))
+        .collect();
+    if cases.is_empty() {
+        return;
+    }
+    // Operation, place of the storage type, unit and bound; then the largest error on each device.
+    let mut lines: BTreeMap<(String, usize, String, String), Vec<Option<f64>>> = BTreeMap::new();
+    let reports: Vec<Vec<_>> = std::thread::scope(|scope| {
+        let running: Vec<_> = devices
+            .iter()
+            .map(|device| {
+                let cases = &cases;
+                scope.spawn(move || {
+                    let of =
+                        |case: &Box<dyn macheps::verify::Case>| macheps::verify::run(&device.context, case.as_ref());
+                    cases.iter().map(of).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        running
+            .into_iter()
+            .map(|r| r.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    });
+    for (d, reports) in reports.into_iter().enumerate() {
+        for report in reports {
+            if let Some(message) = &report.message {
+                let (op, shape, detail) = (&report.op, &report.shape, &report.detail);
+                excesses.push(format!(
+                    "{}: {op} {shape} {} {detail}: {message}",
+                    devices[d].name, report.dtype
+                ));
+                continue;
+            }
+            let dtype = DType::ALL.iter().position(|&t| t == report.dtype).unwrap_or(0);
+            let key = (
+                report.op,
+                dtype,
+                report.unit.to_string(),
+                format!("{:.3}", report.bound),
+            );
+            let worst = &mut lines.entry(key).or_insert_with(|| vec![None; devices.len()])[d];
+            *worst = Some(worst.unwrap_or(0.0).max(report.max_error));
+        }
+    }
+    let _ = writeln!(
+        text,
+        "## Other operations\n\nBy the {} cases of `macheps verify`, each operation by the strategy that its shape calls for.\n",
+        cases.len()
+    );
+    text.push_str("| operation | storage | unit | bound |");
+    for device in devices {
+        let _ = write!(text, " {} |", device.name);
+    }
+    text.push_str(&format!("\n|---|---|---|---|{}\n", "---|".repeat(devices.len())));
+    for ((op, dtype, unit, bound), worst) in lines {
+        let bound = bound.trim_end_matches('0').trim_end_matches('.');
+        let _ = write!(text, "| {op} | {} | {unit} | {bound} |", DType::ALL[dtype]);
+        for worst in worst {
+            match worst {
+                Some(worst) => drop(write!(text, " {worst:.2} |")),
+                None => text.push_str(" |"),
+            }
+        }
+        text.push('\n');
+    }
+    text.push('\n');
 }
 
 fn heading(devices: &[Device], cases: usize, quick: bool) -> String {
