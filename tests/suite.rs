@@ -7,6 +7,8 @@ mod adapters;
 mod cli;
 #[path = "suite/cpu_softmax.rs"]
 mod cpu_softmax;
+#[path = "suite/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "suite/data.rs"]
 mod data;
 #[path = "suite/gpu_cross_entropy.rs"]

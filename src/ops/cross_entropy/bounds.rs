@@ -80,7 +80,11 @@ pub(super) fn losses<T: Element>(p: &Checked<T>, rows: &[RowLoss]) -> Allowed {
             if z != 0.0 {
                 error += U * value.abs();
             }
-            let bound = if row.counts { allowed(DType::F32, value, error) } else { 0.0 };
+            let bound = if row.counts {
+                allowed(DType::F32, value, error)
+            } else {
+                0.0
+            };
             result.push(value, bound);
         }
         return result;
@@ -89,7 +93,8 @@ pub(super) fn losses<T: Element>(p: &Checked<T>, rows: &[RowLoss]) -> Allowed {
     let depth = (rows.len().max(1) as f64).log2() + 4.0;
     let targets = reference::sum(counted().map(|row| row.targets));
     let squares = reference::sum(counted().map(|row| z * row.lse * row.lse));
-    let mut error = counted().map(of_targets).sum::<f64>() + depth * U * counted().map(|r| r.targets.abs()).sum::<f64>();
+    let mut error =
+        counted().map(of_targets).sum::<f64>() + depth * U * counted().map(|r| r.targets.abs()).sum::<f64>();
     let mut square_error = counted().map(|row| of_square(row, z)).sum::<f64>() + depth * U * squares;
     let (mut value, mut square) = (targets, squares);
     if p.options.reduction == Reduction::Mean {
@@ -101,7 +106,11 @@ pub(super) fn losses<T: Element>(p: &Checked<T>, rows: &[RowLoss]) -> Allowed {
         square_error = square_error / totals.counted + 4.0 * U * square;
     }
     let total = if z == 0.0 { value } else { value + square };
-    let error = if z == 0.0 { error } else { error + square_error + U * total.abs() };
+    let error = if z == 0.0 {
+        error
+    } else {
+        error + square_error + U * total.abs()
+    };
     result.push(total, allowed(DType::F32, total, error));
     result
 }

@@ -8,10 +8,10 @@ use super::input::{Checked, CrossEntropyInput};
 use super::options::{CrossEntropyOptions, LossKind, Reduction};
 use crate::element::Element;
 use crate::error::Result;
+use crate::ops::softmax::MaskedRows;
 use crate::ops::softmax::SoftmaxKind;
 use crate::ops::softmax::bounds::{Accuracy, Quantity, bound};
 use crate::ops::softmax::reference::{RowClass, RowStatistics, Sum, forward_row};
-use crate::ops::softmax::MaskedRows;
 
 /// What a call should give.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -92,7 +92,11 @@ impl Totals {
                 counted: rows,
             };
         }
-        let weights = || (0..p.rows).filter_map(|row| p.label(row)).map(|class| p.weight_of(class));
+        let weights = || {
+            (0..p.rows)
+                .filter_map(|row| p.label(row))
+                .map(|class| p.weight_of(class))
+        };
         Totals {
             weight: sum(weights()),
             weight_magnitude: sum(weights().map(f64::abs)),
@@ -121,7 +125,11 @@ pub(super) struct RowLoss {
 impl RowLoss {
     /// The loss with its z-loss.
     pub fn value(&self, z: f64) -> f64 {
-        if z == 0.0 { self.targets } else { self.targets + z * self.lse * self.lse }
+        if z == 0.0 {
+            self.targets
+        } else {
+            self.targets + z * self.lse * self.lse
+        }
     }
 }
 
@@ -144,7 +152,12 @@ fn coefficients<T: Element>(p: &Checked<T>, row: usize) -> Option<Vec<f64>> {
             (0..p.classes).map(|c| if c == label { 1.0 } else { 0.0 }).collect()
         }
     };
-    Some(q.into_iter().enumerate().map(|(c, q)| p.weight_of(c) * share(q)).collect())
+    Some(
+        q.into_iter()
+            .enumerate()
+            .map(|(c, q)| p.weight_of(c) * share(q))
+            .collect(),
+    )
 }
 
 /// The loss of a row.
@@ -176,7 +189,12 @@ pub(super) fn row_loss<T: Element>(p: &Checked<T>, row: usize) -> RowLoss {
         }
     };
     // A class that does not count adds nothing, were its probability 0.
-    let terms = || a.iter().zip(&negated_log).filter(|(a, _)| **a != 0.0).map(|(a, l)| a * l);
+    let terms = || {
+        a.iter()
+            .zip(&negated_log)
+            .filter(|(a, _)| **a != 0.0)
+            .map(|(a, l)| a * l)
+    };
     loss.targets = sum(terms());
     loss.magnitude = terms().map(f64::abs).sum();
     loss
@@ -190,7 +208,12 @@ pub(super) fn losses<T: Element>(p: &Checked<T>) -> Allowed {
 
 /// The log-softmax of a row.
 pub(super) fn log_prob_row<T: Element>(p: &Checked<T>, row: usize) -> Allowed {
-    let answer = forward_row(SoftmaxKind::LogSoftmax, &elements(p.x, p, row), p.classes, MaskedRows::Nan);
+    let answer = forward_row(
+        SoftmaxKind::LogSoftmax,
+        &elements(p.x, p, row),
+        p.classes,
+        MaskedRows::Nan,
+    );
     let quantity = Quantity::Forward(SoftmaxKind::LogSoftmax);
     let mut result = Allowed::default();
     for (&value, &magnitude) in answer.values.iter().zip(&answer.magnitudes) {
@@ -211,13 +234,22 @@ pub(super) fn gradient_row<T: Element>(p: &Checked<T>, totals: &Totals, upstream
     let g = f64::from(upstream[if p.options.reduction == Reduction::None { row } else { 0 }]);
     let s = if mean { g / totals.weight } else { g };
     // Where weights of both signs cancel in the divisor, its rounding errors weigh more.
-    let s_magnitude = s.abs() * if mean { totals.weight_magnitude / totals.weight.abs() } else { 1.0 };
+    let s_magnitude = s.abs()
+        * if mean {
+            totals.weight_magnitude / totals.weight.abs()
+        } else {
+            1.0
+        };
     let of_target = |a: f64| if a == 0.0 { 0.0 } else { s * a };
     let of_target_magnitude = |a: f64| if a == 0.0 { 0.0 } else { s_magnitude * a.abs() };
     if p.kind == LossKind::NllLoss {
         for &a in &a {
             let magnitude = of_target_magnitude(a) + FLUSHED;
-            let bound = if a == 0.0 { 0.0 } else { bounds::gradient(T::DTYPE, -of_target(a), magnitude) };
+            let bound = if a == 0.0 {
+                0.0
+            } else {
+                bounds::gradient(T::DTYPE, -of_target(a), magnitude)
+            };
             result.push(-of_target(a), bound);
         }
         return result;
