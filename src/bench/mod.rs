@@ -2,6 +2,7 @@
 
 mod copy;
 mod cross_entropy;
+mod fused;
 
 use crate::context::Context;
 use crate::element::DType;
@@ -140,6 +141,11 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>));
     let losses = crate::ops::cross_entropy::cases::bench_cases(quick);
     all.extend(losses.into_iter().map(|c| Box::new(c) as Box<dyn Workload>));
+    all.extend(
+        fused::cases(quick)
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Workload>),
+    );
     all.retain(|c| is_meant(c.op(), op));
     all
 }

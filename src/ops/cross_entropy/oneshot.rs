@@ -156,11 +156,8 @@ impl<T: Element> Job for Problem<'_, T> {
         })
     }
 
-    fn bind(&self, _gpu: &Gpu) -> Result<Simple> {
-        Err(Error::Unsupported {
-            what: "a loss on a GPU".into(),
-            reason: "use the CPU".into(),
-        })
+    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
+        super::embed::bind_problem(gpu, &self.p, self.upstream.as_deref(), self.log_prob)
     }
 
     fn decode(&self, outputs: &[&[u8]]) -> Result<CrossEntropyOutput<T>> {
