@@ -404,10 +404,7 @@ pub(super) fn bind_problem<T: Element>(
     let bytes = (p.x.len() * T::DTYPE.size()) as u64;
     let x = gpu.upload("macheps x", bytemuck::cast_slice(p.x))?;
     let target = match p.probabilities {
-        Some(values) => TargetView::Probabilities(like_x(&gpu.upload(
-            "macheps target",
-            bytemuck::cast_slice(values),
-        )?)),
+        Some(values) => TargetView::Probabilities(like_x(&gpu.upload("macheps target", bytemuck::cast_slice(values))?)),
         None => TargetView::Labels {
             buffer: gpu.upload("macheps target", bytemuck::cast_slice(&p.labels))?,
             offset: 0,
@@ -425,7 +422,11 @@ pub(super) fn bind_problem<T: Element>(
         ..CrossEntropyViews::new(like_x(&x), target)
     };
     if let Some(weight) = p.weight {
-        views.weight = Some(BufferView::new(&up("macheps weight", weight)?, DType::F32, &[p.classes]));
+        views.weight = Some(BufferView::new(
+            &up("macheps weight", weight)?,
+            DType::F32,
+            &[p.classes],
+        ));
     }
     if log_prob {
         let buffer = gpu.create_buffer("macheps log_prob", bytes, U::STORAGE | U::COPY_SRC)?;
@@ -481,7 +482,10 @@ impl Labels {
         };
         let values = (0..labels.len()).map(narrow).collect::<Result<Vec<i32>>>()?;
         let place = match context.gpu() {
-            Some(gpu) => LabelPlace::Gpu(gpu.clone(), gpu.upload("macheps labels", bytemuck::cast_slice(&values))?),
+            Some(gpu) => LabelPlace::Gpu(
+                gpu.clone(),
+                gpu.upload("macheps labels", bytemuck::cast_slice(&values))?,
+            ),
             None => LabelPlace::Cpu(Arc::new(values)),
         };
         Ok(Labels {

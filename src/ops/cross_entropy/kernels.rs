@@ -513,10 +513,7 @@ fn aligned(view: &BufferView, map: &RowMap) -> bool {
 fn chunked(taking: &Taking<'_>, chunk: usize, chunks: usize) -> RowMap {
     let map = &taking.map;
     let mut dims = map.dims.clone();
-    let one = matches!(
-        taking.role,
-        Role::Labels | Role::Upstream | Role::Loss | Role::Records
-    );
+    let one = matches!(taking.role, Role::Labels | Role::Upstream | Role::Loss | Role::Records);
     dims.push(RowDim {
         size: chunks,
         stride: if one || map.len == 1 { 0 } else { chunk * map.len_stride },
@@ -637,13 +634,22 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             .filter(|_| each)
             .map(|v| Taking::view(Role::Loss, v, one_a_row(v, &sizes))),
     );
-    takings.push(Taking::a_row(Role::Records, workspace, at + layout.head, RECORD, &sizes));
+    takings.push(Taking::a_row(
+        Role::Records,
+        workspace,
+        at + layout.head,
+        RECORD,
+        &sizes,
+    ));
 
     let in_place = call.grad.is_some_and(|g| call.x.same_as(g));
     let written = |role| matches!(role, Role::Y | Role::LogProb | Role::Loss | Role::Records);
-    let shared = takings.iter().any(|r| {
-        !written(r.role) && takings.iter().any(|w| written(w.role) && w.buffer == r.buffer)
-    }) || call.loss.is_some_and(|l| takings.iter().any(|r| !written(r.role) && *r.buffer == l.buffer));
+    let shared = takings
+        .iter()
+        .any(|r| !written(r.role) && takings.iter().any(|w| written(w.role) && w.buffer == r.buffer))
+        || call
+            .loss
+            .is_some_and(|l| takings.iter().any(|r| !written(r.role) && *r.buffer == l.buffer));
     let step = |role| {
         let found = takings.iter().find(|t| t.role == role);
         found.map_or(0, |t| t.map.len_stride as u32)
@@ -651,7 +657,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let quad = |view: Option<&BufferView>| view.is_some_and(|v| aligned(v, &v.rows(1)));
     let (team, accumulators, keep) = widths(strategy, capabilities, classes);
     let nll = call.kind == LossKind::NllLoss;
-    let (accumulators, keep) = if nll { (accumulators.max(1), 0) } else { (accumulators, keep) };
+    let (accumulators, keep) = if nll {
+        (accumulators.max(1), 0)
+    } else {
+        (accumulators, keep)
+    };
     let workgroup = match strategy {
         Strategy::Workgroup | Strategy::Online => team,
         _ if capabilities.software => 64.max(team),
@@ -668,7 +678,12 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     }
     let smoothing = f64::from(options.label_smoothing);
     let common = Params {
-        steps: [step(Role::X), step(Role::Y), step(Role::LogProb), step(Role::Probabilities)],
+        steps: [
+            step(Role::X),
+            step(Role::Y),
+            step(Role::LogProb),
+            step(Role::Probabilities),
+        ],
         len: classes as u32,
         all_rows: rows as u32,
         weight_step: step(Role::Weight),
@@ -727,19 +742,25 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             )?);
         }
         let blocks = Blocks { params, ..blocks };
-        blocks.add(&mut binder, gpu, &source, ["count_rows", "count_blocks"], |params, first, count| {
-            let mut all = bindings.clone();
-            all.push(slice(
-                capabilities,
-                "labels_data",
-                buffer,
-                offset + first as u64 * 4,
-                count as u64 * 4,
-                4,
-                &mut params.bases[3],
-            )?);
-            Ok(all)
-        })?;
+        blocks.add(
+            &mut binder,
+            gpu,
+            &source,
+            ["count_rows", "count_blocks"],
+            |params, first, count| {
+                let mut all = bindings.clone();
+                all.push(slice(
+                    capabilities,
+                    "labels_data",
+                    buffer,
+                    offset + first as u64 * 4,
+                    count as u64 * 4,
+                    4,
+                    &mut params.bases[3],
+                )?);
+                Ok(all)
+            },
+        )?;
     }
 
     if rows > 0 {
@@ -865,19 +886,25 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             )?);
         }
         let blocks = Blocks { params, ..blocks };
-        blocks.add(&mut binder, gpu, &source, ["sum_rows", "sum_blocks"], |params, first, count| {
-            let mut all = bindings.clone();
-            all.push(slice(
-                capabilities,
-                "records",
-                workspace,
-                at + layout.head + first as u64 * RECORD,
-                count.max(1) as u64 * RECORD,
-                RECORD,
-                &mut params.more_bases[3],
-            )?);
-            Ok(all)
-        })?;
+        blocks.add(
+            &mut binder,
+            gpu,
+            &source,
+            ["sum_rows", "sum_blocks"],
+            |params, first, count| {
+                let mut all = bindings.clone();
+                all.push(slice(
+                    capabilities,
+                    "records",
+                    workspace,
+                    at + layout.head + first as u64 * RECORD,
+                    count.max(1) as u64 * RECORD,
+                    RECORD,
+                    &mut params.more_bases[3],
+                )?);
+                Ok(all)
+            },
+        )?;
     }
     binder.finish()
 }

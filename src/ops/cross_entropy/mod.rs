@@ -37,12 +37,17 @@
 pub mod bounds;
 pub mod cases;
 mod cpu;
+mod embed;
 mod input;
+mod kernels;
 mod oneshot;
 mod options;
 pub mod reference;
 
+pub use embed::{BoundCrossEntropy, CrossEntropy, CrossEntropyViews, Labels, TargetTensor, TargetView};
 pub use input::{CrossEntropyInput, Indices, Target};
+#[doc(hidden)]
+pub use kernels::shader_variants;
 pub use oneshot::{
     CrossEntropyOutput, Wanted, compute_async, cross_entropy_async, cross_entropy_backward_async,
     cross_entropy_with_gradient_async, nll_loss_async, nll_loss_backward_async, nll_loss_with_gradient_async,

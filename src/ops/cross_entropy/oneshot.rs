@@ -2,6 +2,7 @@
 
 use super::bounds::{Allowed, Mismatch};
 use super::cpu::{self, Place};
+use super::embed::bind_problem;
 use super::input::{Checked, CrossEntropyInput};
 use super::options::{CrossEntropyOptions, LossKind, Reduction};
 use super::reference;
@@ -156,11 +157,8 @@ impl<T: Element> Job for Problem<'_, T> {
         })
     }
 
-    fn bind(&self, _gpu: &Gpu) -> Result<Simple> {
-        Err(Error::Unsupported {
-            what: "a loss on a GPU".into(),
-            reason: "use the CPU".into(),
-        })
+    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
+        bind_problem(gpu, &self.p, self.upstream.as_deref(), self.log_prob)
     }
 
     fn decode(&self, outputs: &[&[u8]]) -> Result<CrossEntropyOutput<T>> {
