@@ -568,6 +568,45 @@ proptest! {
     }
 }
 
+/// The same files on every adapter, and through the program.
+mod gpu_files {
+    use super::*;
+    use crate::adapters;
+
+    fn on_adapters(test: &str, cases: &[FileCase]) {
+        for adapter in adapters::all(test) {
+            conforms(&adapter.context, &format!("{test} on {}", adapter.name), cases);
+        }
+    }
+
+    #[test]
+    fn onnx() {
+        on_adapters("losses of ONNX", &onnx_cases("losses of ONNX"));
+    }
+
+    #[test]
+    fn hard_rows() {
+        on_adapters("losses of hard rows", &hard_cases("losses of hard rows"));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn through_the_program() {
+        // Each run opens a device and builds its pipelines: a share of the cases on each driver of Vulkan.
+        let cases: Vec<FileCase> = [onnx_cases("losses by the program"), hard_cases("losses by the program")]
+            .into_iter()
+            .flatten()
+            .collect();
+        for adapter in adapters::all("losses by the program") {
+            if adapter.is("llvmpipe") || adapter.is("swiftshader") {
+                for case in cases.iter().step_by(9) {
+                    command::run(case, &adapter.name);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(feature = "cli")]
 mod command {
     use super::*;

@@ -2,6 +2,7 @@
 
 use super::bounds::{Allowed, Mismatch};
 use super::cpu::{self, Place};
+use super::embed::bind_problem;
 use super::input::{Checked, CrossEntropyInput};
 use super::options::{CrossEntropyOptions, LossKind, Reduction};
 use super::reference;
@@ -157,7 +158,7 @@ impl<T: Element> Job for Problem<'_, T> {
     }
 
     fn bind(&self, gpu: &Gpu) -> Result<Simple> {
-        super::embed::bind_problem(gpu, &self.p, self.upstream.as_deref(), self.log_prob)
+        bind_problem(gpu, &self.p, self.upstream.as_deref(), self.log_prob)
     }
 
     fn decode(&self, outputs: &[&[u8]]) -> Result<CrossEntropyOutput<T>> {
