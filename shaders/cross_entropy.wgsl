@@ -2,8 +2,8 @@
 // invocations computes WG / TEAM rows. With KEEP > 0 the row is held in registers: one read and one write of the logits. Else
 // maximum and sums take one read and the gradient another: two reads and one write. Rows that are ignored are not read.
 //
-// Bindings: 0 params, 1 x, 2 y, 3 logp, 4 labels, 4 prob, 5 weight, 6 upstream, 7 records, 8 head, 8 loss. Barriers: only inside
-// collectives, which all invocations reach, those of missing rows too.
+// Bindings: 0 params, 1 x, 2 y, 3 logp, 4 labels, 5 weight, 6 upstream, 7 records, 8 head, 11 loss, 12 prob. Barriers:
+// only inside collectives, which all invocations reach, those of missing rows too.
 
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;
 @group(0) @binding(7) var<storage, read_write> records: array<vec2<u32>>;

@@ -5,7 +5,8 @@
 //   write_chunks   the gradient, chunk by chunk, from a second read
 //
 // A chunk is a row of the dispatch: its number counts chunks fastest, `sizes.x` of them a row.
-// Bindings: 0 params, 1 x, 2 y, 3 logp, 4 labels, 4 prob, 5 weight, 6 upstream, 7 records, 8 head, 8 loss, 9 partials, 10 stats.
+// Bindings: 0 params, 1 x, 2 y, 3 logp, 4 labels, 5 weight, 6 upstream, 7 records, 8 head, 9 partials, 10 stats,
+// 11 loss, 12 prob.
 // Barriers: only inside collectives.
 
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;

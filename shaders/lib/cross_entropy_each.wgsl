@@ -1,5 +1,5 @@
 // Every row has a loss of its own.
-@group(0) @binding(8) var<storage, read_write> loss_data: array<f32>;
+@group(0) @binding(11) var<storage, read_write> loss_data: array<f32>;
 
 fn keep_loss(row: Row, outcome: Outcome) {
     loss_data[row.loss] = outcome.loss + outcome.z;

@@ -1,5 +1,5 @@
 // The target is a share of every class.
-@group(0) @binding(4) var<storage, read> prob_data: array<prob_unit>;
+@group(0) @binding(12) var<storage, read> prob_data: array<prob_unit>;
 
 fn aimed(row: Row, begin: u32) -> Row {
     return row;
