@@ -38,6 +38,10 @@ pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
 pub use ops::audit::{Audit, TensorAudit};
+pub use ops::cross_entropy::{CrossEntropy, CrossEntropyViews, LossKind};
+pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, Reduction};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient, nll_loss, nll_loss_with_gradient};
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
 };

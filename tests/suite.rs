@@ -9,12 +9,16 @@ mod audit;
 mod cli;
 #[path = "suite/cpu_softmax.rs"]
 mod cpu_softmax;
+#[path = "suite/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "suite/data.rs"]
 mod data;
 #[path = "suite/float.rs"]
 mod float;
 #[path = "suite/gpu_audit.rs"]
 mod gpu_audit;
+#[path = "suite/gpu_cross_entropy.rs"]
+mod gpu_cross_entropy;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]

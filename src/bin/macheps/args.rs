@@ -112,10 +112,13 @@ pub struct AuditArgs {
     after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
-                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
+                        cross_entropy: input x [N, C, ..], target (labels) or target_probs, optional weight [C], upstream; output loss, log_prob, grad;\n\
+                        \x20   settings ignore_index=-100, label_smoothing=0, z_loss=0, reduction=none|mean|sum, upstream=1\n\
+                        nll_loss: the same of log-probabilities, with labels, without log_prob, label_smoothing and z_loss"
 )]
 pub struct RunArgs {
-    /// The operation: softmax, log_softmax or logsumexp
+    /// The operation: softmax, cross_entropy, ..; see below
     pub op: String,
     /// An input: NAME=SRC
     #[arg(long = "input", value_name = "NAME=SRC")]

@@ -366,7 +366,7 @@ pub fn nominal_bound(quantity: Quantity, dtype: DType, accuracy: Accuracy) -> (f
 }
 
 /// Value `j` of row `row` of `len`.
-fn value(fill: Fill, row: usize, j: usize, len: usize, random: &mut Random) -> f64 {
+pub(crate) fn value(fill: Fill, row: usize, j: usize, len: usize, random: &mut Random) -> f64 {
     let inf = f64::INFINITY;
     let ordinary = random.normal() * 2.0;
     let u = random.unit();

@@ -13,7 +13,6 @@ use std::sync::Arc;
 const SOFTMAX: &str = include_str!("../../../shaders/softmax.wgsl");
 const SOFTMAX_ONLINE: &str = include_str!("../../../shaders/softmax_online.wgsl");
 const SOFTMAX_SPLIT: &str = include_str!("../../../shaders/softmax_split.wgsl");
-const MATH: &str = include_str!("../../../shaders/lib/softmax_math.wgsl");
 const ROWS: &str = include_str!("../../../shaders/lib/softmax_rows.wgsl");
 const SWEEP: &str = include_str!("../../../shaders/lib/softmax_sweep.wgsl");
 const MASK: &str = include_str!("../../../shaders/lib/softmax_mask_additive.wgsl");
@@ -254,7 +253,13 @@ impl Variant {
             lib::BITS,
             lib::ERROR_FREE,
             lib::REDUCE,
-            MATH,
+            lib::SOFTMAX_MATH,
+            lib::SOFTMAX_QUADS,
+            if self.strategy == Strategy::Online {
+                lib::SOFTMAX_RUNNING
+            } else {
+                ""
+            },
             ROWS,
             if self.mask { MASK } else { NO_MASK },
             if self.backward { UPSTREAM } else { NO_UPSTREAM },
