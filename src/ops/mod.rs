@@ -1,5 +1,6 @@
 //! The operations.
 
+pub mod cross_entropy;
 pub mod softmax;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.

@@ -1,0 +1,5 @@
+//! Cross-entropy over classes.
+
+mod options;
+
+pub use options::{CrossEntropyOptions, LossKind, Reduction};
