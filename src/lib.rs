@@ -35,6 +35,13 @@ pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
+pub use ops::activation::{Activation, ActivationGradientViews, ActivationKind, ActivationViews};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::activation::{log_sigmoid, sigmoid, softplus};
+pub use ops::activation::{log_sigmoid_async, sigmoid_async, softplus_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::bce_with_logits::BceTensors;
+pub use ops::bce_with_logits::{BceInput, BceOptions, BceOutput, BceViews, BceWithLogits, Reduction, Weights};
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
 };

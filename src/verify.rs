@@ -10,6 +10,8 @@
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
+use crate::ops::activation::cases as activation;
+use crate::ops::bce_with_logits::cases as bce;
 use crate::ops::is_meant;
 use crate::ops::softmax::cases::{Case as SoftmaxCase, nominal_bound, verify_cases};
 
@@ -67,6 +69,12 @@ pub struct CaseReport {
 pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     let mut all: Vec<Box<dyn Case>> = Vec::new();
     all.extend(verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    all.extend(
+        activation::verify_cases()
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Case>),
+    );
+    all.extend(bce::verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
     all.retain(|c| is_meant(c.op(), op));
     all
 }

@@ -1,12 +1,21 @@
 //! The operations.
 
+pub mod activation;
+pub mod bce_with_logits;
 pub mod cross_entropy;
 pub mod softmax;
+
+pub(crate) mod elementwise;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
-    [softmax::shader_variants()].concat()
+    [
+        softmax::shader_variants(),
+        activation::shader_variants(),
+        bce_with_logits::shader_variants(),
+    ]
+    .concat()
 }
 
 /// Whether a case of the operation `op` is meant by `name`: the operation itself or its gradient; without a name, all are.

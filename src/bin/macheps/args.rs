@@ -92,10 +92,13 @@ pub struct BenchArgs {
     after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
-                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
+                        sigmoid, log_sigmoid, softplus: input x, optional upstream; output y, grad; setting upstream=1\n\
+                        bce_with_logits: input x, target, optional weight, pos_weight (broadcast) and upstream; output loss, grad;\n\
+                        \x20   settings reduction=none|mean|sum (mean), upstream=1"
 )]
 pub struct RunArgs {
-    /// The operation: softmax, log_softmax or logsumexp
+    /// The operation, one of those below
     pub op: String,
     /// An input: NAME=SRC
     #[arg(long = "input", value_name = "NAME=SRC")]

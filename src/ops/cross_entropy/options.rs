@@ -104,7 +104,11 @@ impl CrossEntropyOptions {
             return Err(wrong("z_loss", "a finite number, at least 0", self.z_loss));
         }
         if kind == LossKind::NllLoss && self.z_loss != 0.0 {
-            return Err(wrong("z_loss", "0: nll_loss takes log-probabilities, not logits", self.z_loss));
+            return Err(wrong(
+                "z_loss",
+                "0: nll_loss takes log-probabilities, not logits",
+                self.z_loss,
+            ));
         }
         if kind == LossKind::NllLoss && self.label_smoothing != 0.0 {
             return Err(wrong("label_smoothing", "0: nll_loss has none", self.label_smoothing));

@@ -3,6 +3,8 @@
 //! An operation is a file here and a line in [`OPERATIONS`]. It parses its [`Call`], reads its inputs, computes, and leaves its
 //! [`Results`], which are summed up on stdout and written all or none.
 
+mod activation;
+mod bce_with_logits;
 mod softmax;
 
 use macheps::{DType, Element};
@@ -21,10 +23,20 @@ struct Family {
     run: fn(&RunArgs) -> Outcome,
 }
 
-const OPERATIONS: &[Family] = &[Family {
-    names: &["softmax", "log_softmax", "logsumexp"],
-    run: softmax::run,
-}];
+const OPERATIONS: &[Family] = &[
+    Family {
+        names: &["softmax", "log_softmax", "logsumexp"],
+        run: softmax::run,
+    },
+    Family {
+        names: &["sigmoid", "log_sigmoid", "softplus"],
+        run: activation::run,
+    },
+    Family {
+        names: &["bce_with_logits"],
+        run: bce_with_logits::run,
+    },
+];
 
 pub fn run(args: &RunArgs) -> Outcome {
     match OPERATIONS
