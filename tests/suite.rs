@@ -1,5 +1,7 @@
 //! The one test binary: every module is a file of tests/suite. Modules named `gpu_*` run on every adapter found.
 
+#[path = "suite/activation.rs"]
+mod activation;
 #[path = "suite/adapters.rs"]
 mod adapters;
 #[cfg(feature = "cli")]
@@ -9,6 +11,8 @@ mod cli;
 mod cpu_softmax;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/gpu_activation.rs"]
+mod gpu_activation;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/planted.rs"]

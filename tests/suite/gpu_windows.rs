@@ -10,7 +10,7 @@ use macheps::{BufferView, Context, Gpu, Softmax, SoftmaxKind, SoftmaxOptions, So
 use std::time::Duration;
 
 /// Every adapter under test once more, with these limits in place of its own.
-fn limited(test: &str, narrow: impl Fn(&mut wgpu::Limits)) -> Vec<Adapter> {
+pub fn limited(test: &str, narrow: impl Fn(&mut wgpu::Limits)) -> Vec<Adapter> {
     let wanted = adapters::all(test);
     if wanted.is_empty() {
         return Vec::new();
@@ -36,7 +36,7 @@ fn limited(test: &str, narrow: impl Fn(&mut wgpu::Limits)) -> Vec<Adapter> {
         .collect()
 }
 
-fn small(limits: &mut wgpu::Limits) {
+pub fn small(limits: &mut wgpu::Limits) {
     limits.max_storage_buffer_binding_size = 1 << 20;
     limits.max_compute_workgroups_per_dimension = 64;
 }

@@ -40,7 +40,7 @@ impl Fill {
     }
 
     /// The next value and an upstream gradient to go with it.
-    pub(crate) fn pair(self, random: &mut Random) -> (f64, f64) {
+    pub fn pair(self, random: &mut Random) -> (f64, f64) {
         let extreme = |random: &mut Random| {
             let magnitude = 10f64.powf(78.0 * random.unit() - 40.0);
             if random.below(2) == 0 { magnitude } else { -magnitude }
