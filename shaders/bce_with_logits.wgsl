@@ -40,9 +40,9 @@ fn inputs4(quad: Quad) -> Inputs {
 }
 
 fn loss4(i: Inputs) -> vec4<f32> {
-    let log = logistic_log4(i.v, params.zero);
-    let above = opaque4(i.a * opaque4(softplus_of4(i.x, log, params.zero), params.zero), params.zero);
-    let below = opaque4(i.b * opaque4(softplus_of4(-i.x, log, params.zero), params.zero), params.zero);
+    let rest = logistic_log4(i.v, params.zero);
+    let above = opaque4(i.a * opaque4(softplus_of4(i.x, rest, params.zero), params.zero), params.zero);
+    let below = opaque4(i.b * opaque4(softplus_of4(-i.x, rest, params.zero), params.zero), params.zero);
     var value = opaque4(above + below, params.zero);
     // Infinite logits as (1 - target) x + .. softplus(-x) has them: -inf gives inf - inf, +inf counts by its coefficient.
     let sign = select(vec4<f32>(nan_f32()), vec4<f32>(inf_f32()), i.a > vec4<f32>(0.0));

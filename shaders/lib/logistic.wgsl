@@ -75,10 +75,10 @@ fn logistic_log4(v: Logistic4, zero: u32) -> Pair4 {
 }
 
 // softplus(x) = max(x, 0) + log(1 + exp(-|x|)), from that logarithm; of NaN anything.
-fn softplus_of4(x: vec4<f32>, log: Pair4, zero: u32) -> vec4<f32> {
+fn softplus_of4(x: vec4<f32>, rest: Pair4, zero: u32) -> vec4<f32> {
     let linear = select(vec4<f32>(0.0), x, x > vec4<f32>(0.0));
-    let t = two_sum4(linear, log.high, zero);
-    let value = t.high + opaque4(t.low + log.low, zero);
+    let t = two_sum4(linear, rest.high, zero);
+    let value = t.high + opaque4(t.low + rest.low, zero);
     // Beyond 104 the logarithm is below half of the smallest f32, and infinity has no rounding error.
     return select(value, linear, abs(x) > vec4<f32>(104.0));
 }

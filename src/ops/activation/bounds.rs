@@ -11,7 +11,7 @@ use crate::accuracy::{U, allowed};
 use crate::element::DType;
 
 /// Units in the last place of f32 by which a function may be off.
-pub const FORWARD_ULPS: f64 = 1.5;
+pub const FORWARD_ULPS: f64 = 1.0;
 
 /// Multiples of `u = 2^-24` by which a gradient may be off, relative to itself.
 pub const BACKWARD_U: f64 = 4.0;

@@ -14,7 +14,7 @@
 //! # Numerics
 //! Storage f32, f16 or bf16, arithmetic in f32 with error-free transforms. Everything comes from `exp(-|x|)`, which overflows for no
 //! float: softplus is `max(x, 0) + log(1 + exp(-|x|))`, and the small one of sigmoid(x) and sigmoid(-x) has all of its digits.
-//! Wherever the result is a normal number, it is within 1.5 ulp of f32, a gradient within `4u` of itself, u = 2^-24; 16-bit
+//! Wherever the result is a normal number, it is within 1 ulp of f32, a gradient within `4u` of itself, u = 2^-24; 16-bit
 //! results half a unit of the type more. Subnormal results may be zero. See [`bounds`].
 //!
 //! | x | sigmoid | log_sigmoid | softplus | gradients |

@@ -198,6 +198,7 @@ impl<T: Element> Call<'_, T> {
         };
         #[cfg(target_arch = "wasm32")]
         let sums: Vec<f64> = tasks.into_iter().map(work).collect();
-        rounded(sums.iter().sum::<f64>() * self.scale)
+        // From +0: the standard library's sum of nothing is -0.
+        rounded(sums.iter().fold(0.0, |all, sum| all + sum) * self.scale)
     }
 }
