@@ -316,15 +316,22 @@ pub fn hard_bce(what: &str, runner: &impl Runner) {
             near(value, want_loss[0], magnitude, &what);
             vec![bounds::loss(true, value, magnitude, sum(|e| e.lost))]
         };
-        check(&got_loss, &want_loss, &allowed).unwrap_or_else(|m| panic!("{what}: loss: {m}"));
+        // The oracle's values: where PyTorch's terms cancel, small losses and gradients in the file have lost their digits.
+        let true_losses: Vec<f64> = match reduction {
+            Reduction::None => losses.iter().map(|e| e.value).collect(),
+            _ => want_loss,
+        };
+        check(&got_loss, &true_losses, &allowed).unwrap_or_else(|m| panic!("{what}: loss: {m}"));
         let allowed: Vec<f64> = grads
             .iter()
             .map(|e| bounds::gradient(T::DTYPE, e.value, e.magnitude, e.lost))
             .collect();
-        for (e, &want) in grads.iter().zip(&want_grad) {
-            near(e.value, want, 10.0 * e.magnitude, &what);
+        for (((e, i), u), &want) in grads.iter().zip(&inputs).zip(&upstream).zip(&want_grad) {
+            let cancelled = (u * scale * i.weight * (1.0 + i.pos_weight)).abs();
+            near(e.value, want, e.magnitude + cancelled, &what);
         }
-        check(&got_grad, &want_grad, &allowed).unwrap_or_else(|m| panic!("{what}: gradient: {m}"));
+        let true_grads: Vec<f64> = grads.iter().map(|e| e.value).collect();
+        check(&got_grad, &true_grads, &allowed).unwrap_or_else(|m| panic!("{what}: gradient: {m}"));
     }
     for (file, case) in cases(what, "hard_rows", &["bce_with_logits"]) {
         let reduction = case["params"]["reduction"].as_str().unwrap().parse().unwrap();
