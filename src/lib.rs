@@ -37,7 +37,14 @@ pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
+pub use ops::activation::{Activation, ActivationGradientViews, ActivationKind, ActivationViews};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::activation::{log_sigmoid, sigmoid, softplus};
+pub use ops::activation::{log_sigmoid_async, sigmoid_async, softplus_async};
 pub use ops::audit::{Audit, TensorAudit};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::bce_with_logits::BceTensors;
+pub use ops::bce_with_logits::{BceInput, BceOptions, BceOutput, BceViews, BceWithLogits, Weights};
 pub use ops::cross_entropy::{CrossEntropy, CrossEntropyViews, LossKind};
 pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, Reduction};
 #[cfg(not(target_arch = "wasm32"))]

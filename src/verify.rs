@@ -72,6 +72,8 @@ pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     let mut all: Vec<Box<dyn Case>> = Vec::new();
     all.extend(boxed(ops::softmax::cases::verify_cases()));
     all.extend(boxed(ops::cross_entropy::cases::verify_cases()));
+    all.extend(boxed(ops::bce_with_logits::cases::verify_cases()));
+    all.extend(boxed(ops::activation::cases::verify_cases()));
     all.extend(boxed(ops::audit::cases::verify_cases()));
     all.retain(|c| is_meant(c.op(), op));
     all

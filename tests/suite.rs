@@ -1,5 +1,7 @@
 //! The one test binary: every module is a file of tests/suite. Modules named `gpu_*` run on every adapter found.
 
+#[path = "suite/activation.rs"]
+mod activation;
 #[path = "suite/adapters.rs"]
 mod adapters;
 #[path = "suite/audit.rs"]
@@ -15,6 +17,8 @@ mod cross_entropy;
 mod data;
 #[path = "suite/float.rs"]
 mod float;
+#[path = "suite/gpu_activation.rs"]
+mod gpu_activation;
 #[path = "suite/gpu_audit.rs"]
 mod gpu_audit;
 #[path = "suite/gpu_cross_entropy.rs"]

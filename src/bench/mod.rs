@@ -3,6 +3,7 @@
 mod audit;
 mod copy;
 mod cross_entropy;
+mod elementwise;
 mod fused;
 
 use crate::context::Context;
@@ -146,6 +147,8 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(ops::softmax::cases::bench_cases(quick)));
     all.extend(boxed(ops::cross_entropy::cases::bench_cases(quick)));
     all.extend(boxed(fused::cases(quick)));
+    all.extend(boxed(ops::bce_with_logits::cases::bench_cases(quick)));
+    all.extend(boxed(ops::activation::cases::bench_cases(quick)));
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     all

@@ -1,7 +1,10 @@
 //! The operations.
 
+pub mod activation;
 pub mod audit;
+pub mod bce_with_logits;
 pub mod cross_entropy;
+pub(crate) mod elementwise;
 pub mod softmax;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.
@@ -10,6 +13,8 @@ pub fn shader_variants() -> Vec<(String, String)> {
     [
         softmax::shader_variants(),
         cross_entropy::shader_variants(),
+        bce_with_logits::shader_variants(),
+        activation::shader_variants(),
         audit::shader_variants(),
     ]
     .concat()

@@ -115,10 +115,13 @@ pub struct AuditArgs {
                         logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
                         cross_entropy: input x [N, C, ..], target (labels) or target_probs, optional weight [C], upstream; output loss, log_prob, grad;\n\
                         \x20   settings ignore_index=-100, label_smoothing=0, z_loss=0, reduction=none|mean|sum, upstream=1\n\
-                        nll_loss: the same of log-probabilities, with labels, without log_prob, label_smoothing and z_loss"
+                        nll_loss: the same of log-probabilities, with labels, without log_prob, label_smoothing and z_loss\n\
+                        bce_with_logits: input x, target, optional weight, pos_weight (broadcast) and upstream; output loss, grad;\n\
+                        \x20   settings reduction=none|mean|sum (mean), upstream=1\n\
+                        sigmoid, log_sigmoid, softplus: input x, optional upstream; output y, grad; setting upstream=1"
 )]
 pub struct RunArgs {
-    /// The operation: softmax, cross_entropy, ..; see below
+    /// The operation, one of those below
     pub op: String,
     /// An input: NAME=SRC
     #[arg(long = "input", value_name = "NAME=SRC")]

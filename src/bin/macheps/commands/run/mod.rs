@@ -3,6 +3,8 @@
 //! An operation is a file here and a line in [`OPERATIONS`]. It parses its [`Call`], reads its inputs, computes, and leaves its
 //! [`Results`], which are summed up on stdout and written all or none.
 
+mod activation;
+mod bce_with_logits;
 mod cross_entropy;
 mod softmax;
 
@@ -30,6 +32,14 @@ const OPERATIONS: &[Family] = &[
     Family {
         names: &["cross_entropy", "nll_loss"],
         run: cross_entropy::run,
+    },
+    Family {
+        names: &["bce_with_logits"],
+        run: bce_with_logits::run,
+    },
+    Family {
+        names: &["sigmoid", "log_sigmoid", "softplus"],
+        run: activation::run,
     },
 ];
 
