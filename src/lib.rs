@@ -35,12 +35,21 @@ pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
+pub use ops::optimizer::{
+    AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
+};
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::softmax::{log_softmax, logsumexp, softmax};
 pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::unscale::unscale;
+pub use ops::unscale::{
+    BoundUnscale, Gradient, HostLossScaler, LossScaler, LossScalerOptions, LossScalerState, Unscale, UnscaleOptions,
+    UnscaleReport, UnscaleViews, unscale_async,
+};
 pub use tensor::{Chain, Tensor};
 pub use wgpu;
 

@@ -92,7 +92,8 @@ pub struct BenchArgs {
     after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
-                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
+                        unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
 )]
 pub struct RunArgs {
     /// The operation: softmax, log_softmax or logsumexp

@@ -4,6 +4,7 @@
 //! [`Results`], which are summed up on stdout and written all or none.
 
 mod softmax;
+mod unscale;
 
 use macheps::{DType, Element};
 
@@ -21,10 +22,16 @@ struct Family {
     run: fn(&RunArgs) -> Outcome,
 }
 
-const OPERATIONS: &[Family] = &[Family {
-    names: &["softmax", "log_softmax", "logsumexp"],
-    run: softmax::run,
-}];
+const OPERATIONS: &[Family] = &[
+    Family {
+        names: &["softmax", "log_softmax", "logsumexp"],
+        run: softmax::run,
+    },
+    Family {
+        names: &["unscale"],
+        run: unscale::run,
+    },
+];
 
 pub fn run(args: &RunArgs) -> Outcome {
     match OPERATIONS
