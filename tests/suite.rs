@@ -11,6 +11,8 @@ mod cpu_softmax;
 mod data;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/gpu_mixed_precision.rs"]
+mod gpu_mixed_precision;
 #[path = "suite/planted.rs"]
 mod gpu_planted;
 #[path = "suite/probe.rs"]
@@ -29,6 +31,8 @@ mod gpus;
 mod hard_rows;
 #[path = "suite/house.rs"]
 mod house;
+#[path = "suite/mixed_precision.rs"]
+mod mixed_precision;
 #[path = "suite/onnx.rs"]
 mod onnx;
 #[path = "suite/shaders.rs"]

@@ -45,7 +45,6 @@ mod scaler;
 
 pub use cpu::HostLossScaler;
 pub use host::Gradient;
-pub(crate) use host::with_slice;
 #[doc(hidden)]
 pub use kernels::shader_variants;
 pub use oneshot::unscale_async;

@@ -5,7 +5,7 @@ use macheps::{DType, Gradient, bf16, f16};
 use super::{Call, Results};
 use crate::args::RunArgs;
 use crate::backend::Device;
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::tensor::Stored;
 
 pub fn run(args: &RunArgs) -> Outcome {
