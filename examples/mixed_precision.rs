@@ -62,7 +62,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             run.losses.last().copied().unwrap_or(f64::NAN),
             100.0 * run.accuracy,
             run.skipped,
-            run.scale
+            format!("2^{}", run.scale.log2())
         );
     }
     std::fs::write(&path, draw(&runs))?;
@@ -411,8 +411,8 @@ fn bytes<T: Element>(values: &[T]) -> &[u8] {
 /// The losses over the steps, on a logarithmic axis.
 fn draw(runs: &[Run]) -> String {
     const COLORS: [&str; 4] = ["#1f2933", "#b42318", "#c77d0a", "#2563a8"];
-    let (width, height) = (820.0, 460.0);
-    let (left, right, top, bottom) = (84.0, 24.0, 60.0, 56.0);
+    let (width, height) = (820.0, 500.0);
+    let (left, right, top, bottom) = (84.0, 24.0, 112.0, 56.0);
     let all = || runs.iter().flat_map(|r| r.losses.iter().copied()).filter(|l| *l > 0.0);
     let low = all().fold(f64::INFINITY, f64::min).log10().floor();
     let high = all().fold(0.0, f64::max).log10().ceil();
@@ -465,15 +465,15 @@ fn draw(runs: &[Run]) -> String {
         // The f32 curve lies below the others, wide, so that one on top of it is seen.
         let stroke = if i == 0 { 5.0 } else { 1.8 };
         let opacity = if i == 0 { 0.3 } else { 1.0 };
-        let legend = top + 14.0 + 20.0 * i as f64;
+        let (key, legend) = (24.0 + 290.0 * (i / 2) as f64, 60.0 + 22.0 * (i % 2) as f64);
         let _ = write!(
             svg,
             r##"<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{stroke}" stroke-opacity="{opacity}" stroke-linejoin="round"/>
 <line x1="{:.1}" y1="{legend:.1}" x2="{:.1}" y2="{legend:.1}" stroke="{color}" stroke-width="{stroke}" stroke-opacity="{opacity}"/><text x="{:.1}" y="{:.1}">{}</text>
 "##,
-            width - 300.0,
-            width - 272.0,
-            width - 262.0,
+            key,
+            key + 28.0,
+            key + 38.0,
             legend + 4.5,
             run.name
         );

@@ -96,7 +96,7 @@ pub struct BenchArgs {
                         unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
 )]
 pub struct RunArgs {
-    /// The operation: softmax, log_softmax or logsumexp
+    /// The operation: softmax, log_softmax, logsumexp or unscale
     pub op: String,
     /// An input: NAME=SRC
     #[arg(long = "input", value_name = "NAME=SRC")]
