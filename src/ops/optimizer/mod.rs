@@ -209,6 +209,8 @@ impl BoundOptimizer {
         self.gpu.write(&self.state, 0, bytemuck::bytes_of(state))
     }
 
+    // Only `bench` takes it, which is not there in a browser.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }
