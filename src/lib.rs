@@ -49,12 +49,21 @@ pub use ops::cross_entropy::{CrossEntropy, CrossEntropyViews, LossKind};
 pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, Reduction};
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient, nll_loss, nll_loss_with_gradient};
+pub use ops::optimizer::{
+    AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
+};
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::softmax::{log_softmax, logsumexp, softmax};
 pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::unscale::unscale;
+pub use ops::unscale::{
+    BoundUnscale, Gradient, HostLossScaler, LossScaler, LossScalerOptions, LossScalerState, Unscale, UnscaleOptions,
+    UnscaleReport, UnscaleViews, unscale_async,
+};
 pub use tensor::{Chain, Tensor};
 pub use wgpu;
 

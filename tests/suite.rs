@@ -27,6 +27,8 @@ mod gpu_cross_entropy;
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]
 mod gpu_gradcheck;
+#[path = "suite/gpu_mixed_precision.rs"]
+mod gpu_mixed_precision;
 #[path = "suite/planted.rs"]
 mod gpu_planted;
 #[path = "suite/probe.rs"]
@@ -47,6 +49,8 @@ mod gradcheck;
 mod hard_rows;
 #[path = "suite/house.rs"]
 mod house;
+#[path = "suite/mixed_precision.rs"]
+mod mixed_precision;
 #[path = "suite/onnx.rs"]
 mod onnx;
 #[path = "suite/shaders.rs"]

@@ -5,6 +5,7 @@ mod copy;
 mod cross_entropy;
 mod elementwise;
 mod fused;
+mod mixed;
 
 use crate::context::Context;
 use crate::element::DType;
@@ -149,6 +150,8 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(fused::cases(quick)));
     all.extend(boxed(ops::bce_with_logits::cases::bench_cases(quick)));
     all.extend(boxed(ops::activation::cases::bench_cases(quick)));
+    all.extend(boxed(ops::unscale::cases::bench_cases(quick)));
+    all.extend(boxed(ops::optimizer::cases::bench_cases(quick)));
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     all

@@ -56,6 +56,11 @@ impl BufferView {
         &self.shape
     }
 
+    /// The buffer that it lies in.
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+
     /// Storage type.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -5,7 +5,9 @@ pub mod audit;
 pub mod bce_with_logits;
 pub mod cross_entropy;
 pub(crate) mod elementwise;
+pub mod optimizer;
 pub mod softmax;
+pub mod unscale;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.
 #[doc(hidden)]
@@ -15,6 +17,8 @@ pub fn shader_variants() -> Vec<(String, String)> {
         cross_entropy::shader_variants(),
         bce_with_logits::shader_variants(),
         activation::shader_variants(),
+        unscale::shader_variants(),
+        optimizer::shader_variants(),
         audit::shader_variants(),
     ]
     .concat()

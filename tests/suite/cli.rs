@@ -1067,3 +1067,44 @@ fn the_first_visit_lists_verifies_and_times() {
         assert!(said.contains(part), "{part} in\n{said}");
     }
 }
+
+#[test]
+fn unscales_tensors_by_their_names() {
+    let folder = Folder::new();
+    folder.write("a.npy", &npy_f32(&[2], &[3072.0, -4096.0]));
+    folder.write("b.npy", &npy_f32(&[1, 1], &[12288.0]));
+    folder.write("bad.npy", &npy_f32(&[1], &[f32::NAN]));
+    let last = |file: &str| -> Vec<u8> { std::fs::read(folder.path(file)).unwrap() };
+    let run = |second: &str, more: &[&str]| -> Output {
+        let mut args = vec!["run".to_string(), "unscale".into(), "--device".into(), "cpu".into()];
+        for (option, value) in [
+            ("--input", folder.arg("g0", "a.npy")),
+            ("--input", folder.arg("g1", second)),
+            ("--set", "scale=1024".into()),
+            ("--output", folder.arg("g0", "a_out.npy")),
+            ("--output", folder.arg("norm", "norm.npy")),
+            ("--output", folder.arg("found_nonfinite", "found.npy")),
+        ] {
+            args.extend([option.to_string(), value]);
+        }
+        args.extend(more.iter().map(|s| s.to_string()));
+        succeeds(&args)
+    };
+    run("b.npy", &["--check"]);
+    assert!(last("norm.npy").ends_with(&13f32.to_le_bytes()));
+    assert!(last("a_out.npy").ends_with(&[3f32.to_le_bytes(), (-4f32).to_le_bytes()].concat()));
+    assert!(last("found.npy").ends_with(&0i64.to_le_bytes()));
+    // Clipped to half the norm.
+    run("b.npy", &["--set", "max_norm=6.5", "--check"]);
+    let clipped: [u8; 4] = last("a_out.npy").last_chunk().copied().unwrap();
+    assert!((f32::from_le_bytes(clipped) + 2.0).abs() < 1e-6);
+    run("bad.npy", &["--check"]);
+    assert!(last("found.npy").ends_with(&1i64.to_le_bytes()));
+    refuses(&["run", "unscale"], &["g0"]);
+    let input = folder.arg("g0", "a.npy");
+    refuses(
+        &["run", "unscale", "--input", &input, "--set", "scale=0"],
+        &["scale=0", "positive"],
+    );
+    refuses(&["run", "unscale", "--input", "g01=a.npy"], &["g01"]);
+}

@@ -118,7 +118,8 @@ pub struct AuditArgs {
                         nll_loss: the same of log-probabilities, with labels, without log_prob, label_smoothing and z_loss\n\
                         bce_with_logits: input x, target, optional weight, pos_weight (broadcast) and upstream; output loss, grad;\n\
                         \x20   settings reduction=none|mean|sum (mean), upstream=1\n\
-                        sigmoid, log_sigmoid, softplus: input x, optional upstream; output y, grad; setting upstream=1"
+                        sigmoid, log_sigmoid, softplus: input x, optional upstream; output y, grad; setting upstream=1\n\
+                        unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
 )]
 pub struct RunArgs {
     /// The operation, one of those below

@@ -6,7 +6,10 @@ use macheps::ops::audit::TensorAudit;
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
-use macheps::{Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element, bench, verify};
+use macheps::{
+    Context, ContextOptions, CrossCheck, DeviceInfo, DeviceKind, DeviceSelector, Element, Gradient, UnscaleReport,
+    bench, verify,
+};
 
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -97,6 +100,29 @@ impl Device {
             upstream,
             &p.options,
         )?)
+    }
+
+    /// Unscales gradients in place.
+    pub fn unscale(&self, gradients: &mut [Gradient<'_>], scale: f32, max_norm: Option<f32>) -> Outcome<UnscaleReport> {
+        Ok(macheps::unscale(&self.context, gradients, scale, max_norm)?)
+    }
+
+    /// The same, compared with the CPU reference within the stated bounds; what misses them is kept all the same.
+    pub fn unscale_checked(
+        &self,
+        gradients: &mut [Gradient<'_>],
+        scale: f32,
+        max_norm: Option<f32>,
+    ) -> Outcome<(UnscaleReport, Outcome<String>)> {
+        match macheps::ops::unscale::unscale_checked(&self.context, gradients, scale, max_norm) {
+            Ok(report) => Ok((report, Ok("norm, verdict and every element within their bounds".into()))),
+            Err(mismatch @ macheps::Error::Mismatch { .. }) => {
+                // A device gives the same bits every time.
+                let report = self.unscale(gradients, scale, max_norm)?;
+                Ok((report, Err(Failure::Check(mismatch.to_string()))))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Compares y with the CPU reference within the stated bound; says how close it is.

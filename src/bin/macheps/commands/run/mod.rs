@@ -7,6 +7,7 @@ mod activation;
 mod bce_with_logits;
 mod cross_entropy;
 mod softmax;
+mod unscale;
 
 use macheps::{DType, Element};
 
@@ -40,6 +41,10 @@ const OPERATIONS: &[Family] = &[
     Family {
         names: &["sigmoid", "log_sigmoid", "softplus"],
         run: activation::run,
+    },
+    Family {
+        names: &["unscale"],
+        run: unscale::run,
     },
 ];
 
