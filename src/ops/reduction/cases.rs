@@ -7,7 +7,7 @@ use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
 use crate::gpu::Recording;
-use crate::job::{self, Job};
+use crate::job;
 use crate::random::Random;
 use crate::rows::element_count;
 
@@ -411,8 +411,19 @@ pub fn verify_cases() -> Vec<Case> {
                 fill,
                 ..Case::new(kind, dtype, shape, axes)
             };
-            for fill in Fill::ALL.into_iter().filter(|&f| sensible(kind, f)) {
+            // What 16-bit storage adds is the same for all kinds of values, so it takes fewer.
+            let few = dtype != DType::F32;
+            let fills = Fill::ALL.into_iter().filter(|&f| sensible(kind, f));
+            for fill in fills.filter(|f| !few || matches!(f, Fill::Ordinary | Fill::Special | Fill::Large)) {
                 cases.push(base(&[24, 61], Some(&[1]), fill));
+            }
+            if few
+                && !matches!(
+                    kind,
+                    ReductionKind::Sum | ReductionKind::Variance | ReductionKind::ArgMax
+                )
+            {
+                continue;
             }
             let positive = if kind == ReductionKind::LogSum {
                 Fill::Positive
