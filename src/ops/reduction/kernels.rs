@@ -77,6 +77,8 @@ pub(crate) struct Variant {
     pub subgroups: bool,
     pub lanes: u32,
     pub shader_f16: bool,
+    /// Whether the innermost loops may be unrolled; it costs software drivers seconds.
+    pub unroll: bool,
     pub all_read_write: bool,
     /// Whether x and the second tensor can be taken four aligned elements at a time.
     pub quads: [bool; 2],
@@ -119,6 +121,7 @@ impl Variant {
             ),
             ("ARG", boolean(kind.is_arg())),
             ("MINIMUM", boolean(matches!(kind, K::Min | K::ArgMin))),
+            ("UNROLL", boolean(self.unroll)),
             ("DIMS", unsigned(self.dims)),
             ("COLUMNS", boolean(self.columns)),
         ];
@@ -476,6 +479,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         subgroups: capabilities.subgroup > 1 && team > 1,
         lanes: capabilities.subgroup,
         shader_f16: capabilities.shader_f16,
+        unroll: !capabilities.software,
         all_read_write: shared,
         quads: [
             aligned(call.x, 0, &cutting),
@@ -734,6 +738,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                     subgroups: lanes > 1 && team > 1,
                     lanes,
                     shader_f16,
+                    unroll: turn % 2 == 1,
                     all_read_write: turn % 3 == 2,
                     quads: [quads; 2],
                 };
