@@ -451,7 +451,12 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let content = cutting.content();
     let inner_len = content.last().map_or(1, |d| d.size);
     let quads_in_chunk = cutting.elements().min(len) / inner_len.max(1) * inner_len.div_ceil(4);
-    let width = (quads_in_chunk.max(1) as u32).next_power_of_two().min(VIRTUAL);
+    // Few widths, since each is a pipeline to be built.
+    let width = match quads_in_chunk {
+        0..=1 => 1,
+        2..=4 => 4,
+        _ => VIRTUAL,
+    };
     let narrow = narrow_team(capabilities);
     let wide =
         !capabilities.software && !cutting.columns && quads_in_chunk >= 1024 && capabilities.max_invocations >= 256;
@@ -724,6 +729,9 @@ pub fn shader_variants() -> Vec<(String, String)> {
             for (i, (team, lanes)) in widths.into_iter().enumerate() {
                 // Options that do not interact take turns.
                 let turn = i + s + kind as usize;
+                if turn % 3 == 1 {
+                    continue;
+                }
                 let columns = team == 1;
                 let quads = turn.is_multiple_of(2) && !columns;
                 let variant = Variant {
