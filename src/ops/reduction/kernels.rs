@@ -515,8 +515,8 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     for (i, dim) in content.iter().rev().enumerate() {
         let slot = if i + 1 == content.len() && i > 0 { 3 } else { i };
         inner[slot] = dim.size as u32;
-        for t in 0..2 {
-            steps[t][slot] = dim.strides[t] as u32;
+        for (step, &stride) in steps.iter_mut().zip(&dim.strides) {
+            step[slot] = stride as u32;
         }
     }
     let divisor = len as f64 - call.options.correction;
