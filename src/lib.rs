@@ -46,11 +46,14 @@ pub use ops::audit::{Audit, TensorAudit};
 pub use ops::bce_with_logits::BceTensors;
 pub use ops::bce_with_logits::{BceInput, BceOptions, BceOutput, BceViews, BceWithLogits, Weights};
 pub use ops::cross_entropy::{CrossEntropy, CrossEntropyViews, LossKind};
-pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, Reduction};
+pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, LossReduction};
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient, nll_loss, nll_loss_with_gradient};
 pub use ops::optimizer::{
     AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
+};
+pub use ops::reduction::{
+    BoundReduction, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
 };
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,

@@ -26,7 +26,7 @@ impl Random {
 
     /// Uniform below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.bits()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(n)) >> 64) as u64
     }
 
     /// Sum of four uniform numbers, scaled to standard deviation 1.

@@ -33,6 +33,8 @@ mod gpu_mixed_precision;
 mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/gpu_reduction.rs"]
+mod gpu_reduction;
 #[path = "suite/robust.rs"]
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
@@ -53,5 +55,7 @@ mod house;
 mod mixed_precision;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/reduction.rs"]
+mod reduction;
 #[path = "suite/shaders.rs"]
 mod shaders;

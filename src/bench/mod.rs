@@ -6,6 +6,7 @@ mod cross_entropy;
 mod elementwise;
 mod fused;
 mod mixed;
+mod reduction;
 
 use crate::context::Context;
 use crate::element::DType;
@@ -150,6 +151,7 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(fused::cases(quick)));
     all.extend(boxed(ops::bce_with_logits::cases::bench_cases(quick)));
     all.extend(boxed(ops::activation::cases::bench_cases(quick)));
+    all.extend(boxed(ops::reduction::cases::bench_cases(quick)));
     all.extend(boxed(ops::unscale::cases::bench_cases(quick)));
     all.extend(boxed(ops::optimizer::cases::bench_cases(quick)));
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));

@@ -16,6 +16,18 @@ pub(crate) struct Bind {
     pub size: u64,
 }
 
+impl Bind {
+    /// A buffer as a whole.
+    pub(crate) fn whole(name: &'static str, buffer: &wgpu::Buffer) -> Bind {
+        Bind {
+            name,
+            buffer: buffer.clone(),
+            offset: 0,
+            size: buffer.size(),
+        }
+    }
+}
+
 /// Dispatches in the order of their execution, each with a parameter block `P` that the shader knows as `params`.
 pub(crate) struct Dispatches<'a, P> {
     gpu: &'a Gpu,

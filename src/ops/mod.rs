@@ -6,6 +6,7 @@ pub mod bce_with_logits;
 pub mod cross_entropy;
 pub(crate) mod elementwise;
 pub mod optimizer;
+pub mod reduction;
 pub mod softmax;
 pub mod unscale;
 
@@ -17,6 +18,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
         cross_entropy::shader_variants(),
         bce_with_logits::shader_variants(),
         activation::shader_variants(),
+        reduction::shader_variants(),
         unscale::shader_variants(),
         optimizer::shader_variants(),
         audit::shader_variants(),

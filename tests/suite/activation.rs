@@ -8,8 +8,8 @@ use macheps::ops::activation::{self, reference};
 use macheps::ops::bce_with_logits::{self, bounds, reference::Inputs};
 use macheps::rows::RowMap;
 use macheps::{
-    ActivationKind, ActivationViews, BceInput, BceOptions, BceTensors, Context, CrossCheck, DType, Error, Reduction,
-    Weights, verify,
+    ActivationKind, ActivationViews, BceInput, BceOptions, BceTensors, Context, CrossCheck, DType, Error,
+    LossReduction, Weights, verify,
 };
 use safetensors::SafeTensors;
 use std::path::PathBuf;
@@ -113,7 +113,7 @@ pub trait Runner {
         upstream: Option<&str>,
     ) -> [Vec<T>; 2];
     /// Loss and gradient.
-    fn bce<T: Element>(&self, file: &PathBuf, reduction: Reduction) -> (Vec<f32>, Vec<T>);
+    fn bce<T: Element>(&self, file: &PathBuf, reduction: LossReduction) -> (Vec<f32>, Vec<T>);
 }
 
 pub struct Library<'a>(pub &'a Context);
@@ -143,7 +143,7 @@ impl Runner for Library<'_> {
         [results(self.0, kind, &x, None), grad.unwrap_or_default()]
     }
 
-    fn bce<T: Element>(&self, file: &PathBuf, reduction: Reduction) -> (Vec<f32>, Vec<T>) {
+    fn bce<T: Element>(&self, file: &PathBuf, reduction: LossReduction) -> (Vec<f32>, Vec<T>) {
         let of = |name: &str| read(file, name);
         let (x, target) = (of("logits").unwrap(), of("target").unwrap());
         let floats = |t: Option<Tensor>| t.map(|t| (as_type::<f32>(&t), t.shape));
@@ -264,7 +264,7 @@ pub fn hard_sigmoid(what: &str, runner: &impl Runner) {
 
 /// The hard rows of binary cross-entropy.
 pub fn hard_bce(what: &str, runner: &impl Runner) {
-    fn one<T: Element>(what: &str, runner: &impl Runner, file: &PathBuf, reduction: Reduction) {
+    fn one<T: Element>(what: &str, runner: &impl Runner, file: &PathBuf, reduction: LossReduction) {
         let what = format!("{what}: {}", file.display());
         let of = |name: &str| read(file, name);
         let (x, target) = (of("logits").unwrap(), of("target").unwrap());
@@ -287,7 +287,7 @@ pub fn hard_bce(what: &str, runner: &impl Runner) {
                 pos_weight: pos_weight[i],
             })
             .collect();
-        let scale = if reduction == Reduction::Mean {
+        let scale = if reduction == LossReduction::Mean {
             1.0 / inputs.len() as f64
         } else {
             1.0
@@ -300,7 +300,7 @@ pub fn hard_bce(what: &str, runner: &impl Runner) {
             .collect();
         let (want_loss, want_grad) = (of("loss").unwrap().values, of("grad").unwrap().values);
         let (got_loss, got_grad) = runner.bce::<T>(file, reduction);
-        let allowed = if reduction == Reduction::None {
+        let allowed = if reduction == LossReduction::None {
             for ((e, i), &want) in losses.iter().zip(&inputs).zip(&want_loss) {
                 // PyTorch's form has terms of the size of x that cancel.
                 let cancelled = (i.weight * (1.0 + i.pos_weight) * i.x).abs();
@@ -318,7 +318,7 @@ pub fn hard_bce(what: &str, runner: &impl Runner) {
         };
         // The oracle's values: where PyTorch's terms cancel, small losses and gradients in the file have lost their digits.
         let true_losses: Vec<f64> = match reduction {
-            Reduction::None => losses.iter().map(|e| e.value).collect(),
+            LossReduction::None => losses.iter().map(|e| e.value).collect(),
             _ => want_loss,
         };
         check(&got_loss, &true_losses, &allowed).unwrap_or_else(|m| panic!("{what}: loss: {m}"));
@@ -467,7 +467,7 @@ pub fn properties(what: &str, context: &Context) {
     // Losses of confident answers, right and wrong.
     let input = BceInput::new(&[100.0f32, -100.0, 100.0, -100.0], &[1.0, 0.0, 0.0, 1.0], &[4]);
     let options = BceOptions {
-        reduction: Reduction::None,
+        reduction: LossReduction::None,
     };
     let loss = bce_with_logits::forward(context, &input, &options).unwrap();
     assert!(
@@ -477,7 +477,7 @@ pub fn properties(what: &str, context: &Context) {
     // Nothing in, nothing out; the mean of nothing is NaN.
     assert!(of(ActivationKind::Sigmoid, &[]).is_empty());
     let nothing = BceInput::new(&[] as &[f32], &[], &[0, 3]);
-    for (reduction, want) in [(Reduction::Sum, 0.0f32), (Reduction::Mean, f32::NAN)] {
+    for (reduction, want) in [(LossReduction::Sum, 0.0f32), (LossReduction::Mean, f32::NAN)] {
         let both = bce_with_logits::forward_backward(context, &nothing, None, &BceOptions { reduction }).unwrap();
         assert_eq!((both.loss[0].to_bits(), both.grad.len()), (want.to_bits(), 0), "{what}");
     }
@@ -589,7 +589,7 @@ pub fn malformed(context: &Context) {
     let x = [0.5f32; 6];
     let input = BceInput::new(&x, &x, &[2, 3]);
     let none = BceOptions {
-        reduction: Reduction::None,
+        reduction: LossReduction::None,
     };
     let weights = |shape| Some(Weights { values: &x[..2], shape });
     let forward = |input: &BceInput<'_, f32>| bce_with_logits::forward(context, input, &none);
@@ -641,8 +641,8 @@ fn options_have_names() {
         ActivationKind::ALL.map(ActivationKind::name),
         ["sigmoid", "log_sigmoid", "softplus"]
     );
-    assert_eq!(BceOptions::default().reduction, Reduction::Mean);
-    assert!("median".parse::<Reduction>().is_err());
+    assert_eq!(BceOptions::default().reduction, LossReduction::Mean);
+    assert!("median".parse::<LossReduction>().is_err());
     assert!(std::mem::size_of::<ActivationViews>() > 0);
 }
 
@@ -694,7 +694,7 @@ pub mod program {
             [all.next().unwrap(), all.next().unwrap_or_default()]
         }
 
-        fn bce<T: Element>(&self, file: &PathBuf, reduction: Reduction) -> (Vec<f32>, Vec<T>) {
+        fn bce<T: Element>(&self, file: &PathBuf, reduction: LossReduction) -> (Vec<f32>, Vec<T>) {
             let inputs: Vec<(&str, String)> = [
                 ("x", "logits"),
                 ("target", "target"),

@@ -3,7 +3,7 @@
 use crate::data::{self, shared_data, tensor};
 use macheps::ops::cross_entropy::cases::{Case, bench_cases, verify_cases};
 use macheps::ops::cross_entropy::{
-    self, CrossEntropyInput, CrossEntropyOptions, LossKind, Reduction, Target, Wanted, reference,
+    self, CrossEntropyInput, CrossEntropyOptions, LossKind, LossReduction, Target, Wanted, reference,
 };
 use macheps::ops::softmax::{self, SoftmaxInput, SoftmaxKind, SoftmaxOptions};
 use macheps::{Context, CrossCheck, DType, Element, Error, bf16, f16};
@@ -37,7 +37,7 @@ pub struct FileCase {
     pub upstream_setting: Option<f64>,
 }
 
-fn reduction(text: Option<&str>) -> Reduction {
+fn reduction(text: Option<&str>) -> LossReduction {
     text.unwrap_or("mean").parse().unwrap()
 }
 
@@ -339,7 +339,7 @@ fn hand_written_values() {
     let cpu = Context::cpu();
     let ln2 = std::f32::consts::LN_2;
     let none = CrossEntropyOptions {
-        reduction: Reduction::None,
+        reduction: LossReduction::None,
         ..Default::default()
     };
     let x = [0.0f32, 0.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, 3.0, 3.0];
@@ -370,7 +370,7 @@ fn hand_written_values() {
     assert!(macheps::cross_entropy(&cpu, &empty, &mean).unwrap()[0].is_nan());
     assert!(macheps::cross_entropy(&cpu, &empty, &none).unwrap().is_empty());
     let sum = CrossEntropyOptions {
-        reduction: Reduction::Sum,
+        reduction: LossReduction::Sum,
         ..mean
     };
     assert_eq!(macheps::cross_entropy(&cpu, &empty, &sum).unwrap(), [0.0]);
@@ -508,7 +508,7 @@ proptest! {
         spread in prop::sample::select(vec![0.1f64, 3.0, 90.0, 1e4, 1e38]),
         smoothing in prop::sample::select(vec![0.0f32, 0.0, 0.1, 1.0]),
         z_loss in prop::sample::select(vec![0.0f32, 0.0, 1e-3, 1.0]),
-        reduction in prop::sample::select(Reduction::ALL.to_vec()),
+        reduction in prop::sample::select(LossReduction::ALL.to_vec()),
         soft in any::<bool>(),
         weighted in any::<bool>(),
     ) {
@@ -544,7 +544,7 @@ proptest! {
         let x: Vec<f32> = (0..15).map(|_| random.normal() as f32).collect();
         let labels: Vec<i64> = (0..3).map(|_| random.below(6) as i64 - 1).collect();
         let weight: Vec<f32> = (0..5).map(|_| 0.5 + random.unit() as f32).collect();
-        let options = CrossEntropyOptions { ignore_index: Some(-1), label_smoothing: smoothing, z_loss, reduction: Reduction::Sum };
+        let options = CrossEntropyOptions { ignore_index: Some(-1), label_smoothing: smoothing, z_loss, reduction: LossReduction::Sum };
         let loss = |x: &[f32]| {
             let mut input = CrossEntropyInput::new(x, &shape, &labels);
             if weighted {
@@ -655,7 +655,14 @@ mod command {
         } else {
             [&case.shape[..1], &case.shape[2..]].concat()
         };
-        assert_eq!(loss.shape, if o.reduction == Reduction::None { rows } else { vec![] });
+        assert_eq!(
+            loss.shape,
+            if o.reduction == LossReduction::None {
+                rows
+            } else {
+                vec![]
+            }
+        );
         assert_eq!(loss.dtype, Some(DType::F32));
         for (&got, &want) in loss.values.iter().zip(&case.loss) {
             let near = (got - want).abs() <= 1e-5 * want.abs().max(1e-3);

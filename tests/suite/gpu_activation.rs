@@ -13,7 +13,7 @@ use macheps::ops::bce_with_logits::cases::{Case as BceCase, Wanted};
 use macheps::random::Random;
 use macheps::{
     Activation, ActivationGradientViews, ActivationKind, ActivationViews, BceInput, BceOptions, BceViews,
-    BceWithLogits, BufferView, Context, DType, Error, Gpu, Reduction, Weights, wgpu,
+    BceWithLogits, BufferView, Context, DType, Error, Gpu, LossReduction, Weights, wgpu,
 };
 use wgpu::BufferUsages as Usage;
 
@@ -260,7 +260,7 @@ fn views_of_any_offset_and_stride() {
 }
 
 /// Binary cross-entropy on views: logits with gaps, gradient in their place or elsewhere, weights that broadcast, a workspace.
-fn views_of_bce<T: Element>(adapter: &Adapter, reduction: Reduction, in_place: bool) {
+fn views_of_bce<T: Element>(adapter: &Adapter, reduction: LossReduction, in_place: bool) {
     let gpu = adapter.gpu();
     let what = format!(
         "{}: {} {} in place {in_place}",
@@ -279,7 +279,7 @@ fn views_of_bce<T: Element>(adapter: &Adapter, reduction: Reduction, in_place: b
     let mut random = Random::new(7);
     let mut floats = |n: usize| -> Vec<f32> { (0..n).map(|_| random.unit() as f32).collect() };
     let (targets, weights, pos) = (floats(rows * columns), floats(rows), floats(columns));
-    let upstreams = floats(if reduction == Reduction::None {
+    let upstreams = floats(if reduction == LossReduction::None {
         rows * columns
     } else {
         1
@@ -287,7 +287,7 @@ fn views_of_bce<T: Element>(adapter: &Adapter, reduction: Reduction, in_place: b
     let xs: Vec<T> = (0..rows * columns)
         .map(|_| T::from_f64(random.normal() * 5.0))
         .collect();
-    let each = reduction == Reduction::None;
+    let each = reduction == LossReduction::None;
     let loss_shape: &[usize] = if each { &shape } else { &[] };
     let (target, weight, pos_weight) = (
         place(&shape, &[1, 19], 1),
@@ -345,10 +345,10 @@ fn views_of_bce<T: Element>(adapter: &Adapter, reduction: Reduction, in_place: b
 #[test]
 fn views_of_losses() {
     for adapter in adapters::all("views_of_losses") {
-        views_of_bce::<f32>(adapter, Reduction::Mean, true);
-        views_of_bce::<f32>(adapter, Reduction::None, false);
-        views_of_bce::<f16>(adapter, Reduction::None, true);
-        views_of_bce::<bf16>(adapter, Reduction::Sum, false);
+        views_of_bce::<f32>(adapter, LossReduction::Mean, true);
+        views_of_bce::<f32>(adapter, LossReduction::None, false);
+        views_of_bce::<f16>(adapter, LossReduction::None, true);
+        views_of_bce::<bf16>(adapter, LossReduction::Sum, false);
     }
 }
 
@@ -365,7 +365,7 @@ fn targets_stored_as_the_logits() {
         );
         let loss = context.upload(&[0f32; 64], &[64]).unwrap();
         let options = BceOptions {
-            reduction: Reduction::None,
+            reduction: LossReduction::None,
         };
         let mut views = BceViews::new(x.view().unwrap(), target.view().unwrap());
         views.loss = loss.view();
@@ -398,7 +398,7 @@ fn several_windows() {
             };
             run(case.run(context));
         }
-        for (reduction, shape) in [(Reduction::Mean, [30_001, 21]), (Reduction::None, [3, 100_001])] {
+        for (reduction, shape) in [(LossReduction::Mean, [30_001, 21]), (LossReduction::None, [3, 100_001])] {
             let case = BceCase {
                 reduction,
                 weighted: true,
@@ -544,7 +544,7 @@ fn expect_caught_activation(
     assert_eq!(caught.len(), gpus.len(), "{name}: caught only on {caught:?}");
 }
 
-fn loss_case(reduction: Reduction) -> BceCase {
+fn loss_case(reduction: LossReduction) -> BceCase {
     BceCase {
         wanted: Wanted::Loss,
         reduction,
@@ -633,7 +633,7 @@ fn tail_mask_dropped() {
             "let exists = vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(quad.count);",
             "let exists = vec4<bool>(true);",
         )],
-        &loss_case(Reduction::Sum),
+        &loss_case(LossReduction::Sum),
     );
 }
 
@@ -646,7 +646,7 @@ fn weight_dropped() {
             "opaque4(value, params.zero) * i.weight,",
             "opaque4(value, params.zero),",
         )],
-        &loss_case(Reduction::Mean),
+        &loss_case(LossReduction::Mean),
     );
     expect_caught(
         "weight dropped from the gradient",
@@ -657,7 +657,7 @@ fn weight_dropped() {
         )],
         &BceCase {
             wanted: Wanted::Gradient,
-            ..loss_case(Reduction::Mean)
+            ..loss_case(LossReduction::Mean)
         },
     );
 }
@@ -674,7 +674,7 @@ fn pos_weight_on_the_wrong_term() {
             ),
             (BCE, "let b = opaque4(positive * label, params.zero);", "let b = label;"),
         ],
-        &loss_case(Reduction::Mean),
+        &loss_case(LossReduction::Mean),
     );
 }
 
@@ -682,7 +682,7 @@ fn pos_weight_on_the_wrong_term() {
 fn upstream_or_mean_dropped_from_the_gradient() {
     let case = BceCase {
         wanted: Wanted::Gradient,
-        ..loss_case(Reduction::Mean)
+        ..loss_case(LossReduction::Mean)
     };
     expect_caught(
         "upstream gradient dropped",

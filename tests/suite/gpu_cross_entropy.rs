@@ -7,7 +7,7 @@ use crate::gpu_windows::{limited, small};
 use macheps::element::{bf16, f16};
 use macheps::ops::cross_entropy::cases::{Case, Data, Targets, verify_cases};
 use macheps::ops::cross_entropy::{
-    CrossEntropy, CrossEntropyOutput, CrossEntropyViews, Labels, LossKind, Reduction, TargetTensor, TargetView,
+    CrossEntropy, CrossEntropyOutput, CrossEntropyViews, Labels, LossKind, LossReduction, TargetTensor, TargetView,
 };
 use macheps::ops::softmax::cases::Fill;
 use macheps::{BufferView, Context, CrossCheck, CrossEntropyOptions, DType, Element, Error, Gpu, Strategy, wgpu};
@@ -50,7 +50,7 @@ impl Failures {
     }
 }
 
-fn options(reduction: Reduction) -> CrossEntropyOptions {
+fn options(reduction: LossReduction) -> CrossEntropyOptions {
     CrossEntropyOptions {
         reduction,
         ..Default::default()
@@ -184,7 +184,7 @@ fn embedded<T: Element>(
     };
     let mut rows = shape.clone();
     rows.remove(usize::from(shape.len() > 1));
-    if case.options.reduction != Reduction::None {
+    if case.options.reduction != LossReduction::None {
         rows.clear();
     }
     let loss_place = Place::of(&rows, how.padded);
@@ -294,7 +294,7 @@ const STRATEGIES: [(Strategy, &[&[usize]]); 7] = [
     (Strategy::Columns, &[&[3, 33, 5], &[2, 100, 2, 3]]),
 ];
 
-fn strategies(reduction: Reduction, change: impl Fn(&mut Case), test: &str) {
+fn strategies(reduction: LossReduction, change: impl Fn(&mut Case), test: &str) {
     let mut failures = Failures::default();
     for adapter in adapters::all(test) {
         for (strategy, shapes) in STRATEGIES {
@@ -323,7 +323,7 @@ fn strategies_with_labels() {
         case.targets = Targets::SomeIgnored;
         case.fill = Fill::Special;
     };
-    strategies(Reduction::None, some, "strategies_with_labels");
+    strategies(LossReduction::None, some, "strategies_with_labels");
 }
 
 #[test]
@@ -336,7 +336,7 @@ fn strategies_with_everything() {
         case.options.z_loss = 1e-3;
         case.log_prob = true;
     };
-    strategies(Reduction::Mean, all, "strategies_with_everything");
+    strategies(LossReduction::Mean, all, "strategies_with_everything");
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn strategies_with_probabilities() {
         case.targets = Targets::Probabilities;
         case.fill = Fill::Masked;
     };
-    strategies(Reduction::Mean, soft, "strategies_with_probabilities");
+    strategies(LossReduction::Mean, soft, "strategies_with_probabilities");
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn strategies_of_nll_loss() {
     for adapter in adapters::all("strategies_of_nll_loss") {
         for (strategy, shapes) in STRATEGIES {
             let case = Case {
-                options: options(Reduction::Mean),
+                options: options(LossReduction::Mean),
                 targets: Targets::SomeIgnored,
                 weighted: true,
                 ..Case::new(LossKind::NllLoss, DType::F32, shapes[0])
@@ -386,7 +386,7 @@ fn views_with_offsets_and_strides() {
                         continue;
                     }
                     let case = Case {
-                        options: options(Reduction::None),
+                        options: options(LossReduction::None),
                         targets,
                         weighted: true,
                         log_prob: !in_place,
@@ -415,7 +415,7 @@ fn large_vocabularies() {
                 options: CrossEntropyOptions {
                     label_smoothing: 0.1,
                     z_loss: 1e-4,
-                    ..options(Reduction::Mean)
+                    ..options(LossReduction::Mean)
                 },
                 fill,
                 ..case(DType::F32, &[2, 128_256])
@@ -458,13 +458,13 @@ fn windows_of_small_devices() {
         // Labels, losses and records beyond a binding, and 74 blocks of rows.
         run(some(&[300_001, 3]));
         run(Case {
-            options: options(Reduction::None),
+            options: options(LossReduction::None),
             ..some(&[300_001, 3])
         });
         // Rows beyond a binding, with weights that are.
         let summed = CrossEntropyOptions {
             label_smoothing: 0.1,
-            ..options(Reduction::Sum)
+            ..options(LossReduction::Sum)
         };
         run(Case {
             weighted: true,
@@ -496,7 +496,7 @@ fn labels_out_of_range_are_reported() {
             let xb = upload(gpu, &x);
             let grad = upload(gpu, &x);
             let loss = upload(gpu, &[0.0f32; 6]);
-            let kernel = CrossEntropy::new(gpu, LossKind::CrossEntropy, DType::F32, options(Reduction::None))
+            let kernel = CrossEntropy::new(gpu, LossKind::CrossEntropy, DType::F32, options(LossReduction::None))
                 .expect("valid options")
                 .with_strategy(strategy);
             let view = BufferView::new(&xb, DType::F32, shape);
@@ -553,7 +553,7 @@ fn the_same_bits_on_every_run_and_width() {
                 weighted: true,
                 options: CrossEntropyOptions {
                     label_smoothing: 0.1,
-                    ..options(Reduction::Mean)
+                    ..options(LossReduction::Mean)
                 },
                 ..case(DType::F32, shape)
             };
@@ -619,7 +619,8 @@ fn what_does_not_fit_is_refused() {
     let gpu = adapter.gpu();
     let x = upload(gpu, &[0.0f32; 64]);
     let labels = gpu.upload("labels", &[0; 64]).expect("upload");
-    let kernel = CrossEntropy::new(gpu, LossKind::CrossEntropy, DType::F32, options(Reduction::None)).expect("valid");
+    let kernel =
+        CrossEntropy::new(gpu, LossKind::CrossEntropy, DType::F32, options(LossReduction::None)).expect("valid");
     let target = || TargetView::Labels {
         buffer: labels.clone(),
         offset: 0,
@@ -664,14 +665,14 @@ fn what_does_not_fit_is_refused() {
         ..base()
     });
     assert!(matches!(e, Error::DTypeMismatch { what: "log_prob", .. }), "{e}");
-    let nll = CrossEntropy::new(gpu, LossKind::NllLoss, DType::F32, options(Reduction::None)).expect("valid");
+    let nll = CrossEntropy::new(gpu, LossKind::NllLoss, DType::F32, options(LossReduction::None)).expect("valid");
     let soft = CrossEntropyViews::new(view(&[2, 8]), TargetView::Probabilities(view(&[2, 8]).at(16)));
     assert!(matches!(nll.bind(&soft).err(), Some(Error::Unsupported { .. })));
     let forced = kernel.clone().with_strategy(Strategy::OnChip);
     let strided = CrossEntropyViews::new(view(&[2, 8]).with_strides(&[1, 2]), target());
     assert!(matches!(forced.bind(&strided).err(), Some(Error::Unsupported { .. })));
     // No rows: the sum is 0 and the mean NaN.
-    for (reduction, want) in [(Reduction::Sum, 0.0f32), (Reduction::Mean, f32::NAN)] {
+    for (reduction, want) in [(LossReduction::Sum, 0.0f32), (LossReduction::Mean, f32::NAN)] {
         let case = Case {
             options: options(reduction),
             gradient: false,
@@ -733,7 +734,7 @@ fn bytes_moved() {
                 let rows = count / shape[1];
                 let x = gpu.upload("x", &vec![0u8; count * dtype.size()]).expect("upload");
                 let labels = gpu.upload("labels", &vec![0u8; rows * 4]).expect("upload");
-                let kernel = CrossEntropy::new(&gpu, kind, dtype, options(Reduction::Mean))
+                let kernel = CrossEntropy::new(&gpu, kind, dtype, options(LossReduction::Mean))
                     .expect("valid")
                     .with_strategy(strategy);
                 let view = BufferView::new(&x, dtype, shape);
@@ -864,7 +865,7 @@ fn upstream_gradient_dropped() {
     expect_caught(
         &bug,
         &Case {
-            options: options(Reduction::None),
+            options: options(LossReduction::None),
             ..ordinary()
         },
     );
@@ -919,7 +920,7 @@ fn first_bad_row_lost() {
     for (name, gpu) in all_gpus(bug.name) {
         let status = |gpu: &Gpu| {
             let case = Case {
-                options: options(Reduction::Sum),
+                options: options(LossReduction::Sum),
                 ..case(DType::F32, &[5, 7])
             };
             let mut data = case.data::<f32>();

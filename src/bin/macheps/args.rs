@@ -119,6 +119,9 @@ pub struct AuditArgs {
                         bce_with_logits: input x, target, optional weight, pos_weight (broadcast) and upstream; output loss, grad;\n\
                         \x20   settings reduction=none|mean|sum (mean), upstream=1\n\
                         sigmoid, log_sigmoid, softplus: input x, optional upstream; output y, grad; setting upstream=1\n\
+                        sum, mean, variance, std, norm, dot, min, max, argmin, argmax, sum_square, log_sum: input x, optional upstream\n\
+                        \x20   (dot: and x2); output y, grad; settings axes (all), keepdims=false, correction=1 (variance, std),\n\
+                        \x20   ord=1|2|inf (norm), mode=pairwise|compensated|reproducible (sum, mean, dot), upstream=1\n\
                         unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
 )]
 pub struct RunArgs {

@@ -2,7 +2,7 @@
 
 use super::bounds::{ELEMENT_U, REDUCED_U};
 use super::oneshot::Problem;
-use super::{BceInput, BceOptions, BceOutput, Reduction, Weights};
+use super::{BceInput, BceOptions, BceOutput, LossReduction, Weights};
 use crate::accuracy::{MaxError, Mismatch, check};
 use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element, bf16, f16};
@@ -31,8 +31,8 @@ pub enum Wanted {
 pub struct Case {
     /// What is computed.
     pub wanted: Wanted,
-    /// Reduction.
-    pub reduction: Reduction,
+    /// LossReduction.
+    pub reduction: LossReduction,
     /// Storage type of the logits.
     pub dtype: DType,
     /// Shape.
@@ -75,7 +75,7 @@ impl Case {
     pub fn new(dtype: DType, shape: &[usize]) -> Case {
         Case {
             wanted: Wanted::Both,
-            reduction: Reduction::Mean,
+            reduction: LossReduction::Mean,
             dtype,
             shape: shape.to_vec(),
             fill: Fill::Ordinary,
@@ -118,7 +118,11 @@ impl Case {
         let pos_weight = self
             .weighted
             .then(|| weights(self.shape[rank.saturating_sub(1)..].to_vec()));
-        let losses = if self.reduction == Reduction::None { count } else { 1 };
+        let losses = if self.reduction == LossReduction::None {
+            count
+        } else {
+            1
+        };
         Data {
             x,
             target,
@@ -226,7 +230,7 @@ impl Case {
         let count = element_count(&self.shape).unwrap_or(0) as u64;
         let (loss, grad) = self.asks();
         let size = self.dtype.size() as u64;
-        let each = self.reduction == Reduction::None;
+        let each = self.reduction == LossReduction::None;
         let losses = if loss && each { 4 } else { 0 };
         let gradients = if grad { size + if each { 4 } else { 0 } } else { 0 };
         count * (size + 4 + losses + gradients)
@@ -265,7 +269,7 @@ impl verify::Case for Case {
 
     fn run(&self, context: &Context) -> Result<Verdict> {
         let (bound, unit) = match (self.wanted, self.dtype) {
-            (Wanted::Loss, _) if self.reduction == Reduction::None => (ELEMENT_U, "u * sum |terms|"),
+            (Wanted::Loss, _) if self.reduction == LossReduction::None => (ELEMENT_U, "u * sum |terms|"),
             (Wanted::Loss, _) => (REDUCED_U, "u * sum |terms|"),
             (Wanted::Gradient, DType::F32) => (ELEMENT_U, "u * sum |terms|"),
             _ => (1.0, "of the bound"),
@@ -287,7 +291,7 @@ impl verify::Case for Case {
 pub fn verify_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in DType::ALL {
-        for reduction in Reduction::ALL {
+        for reduction in LossReduction::ALL {
             for wanted in [Wanted::Loss, Wanted::Gradient, Wanted::Both] {
                 let base = Case {
                     wanted,
@@ -301,7 +305,7 @@ pub fn verify_cases() -> Vec<Case> {
                     fill: Fill::Wide,
                     ..base.clone()
                 });
-                if reduction == Reduction::None {
+                if reduction == LossReduction::None {
                     cases.push(Case {
                         soft: true,
                         fill: Fill::Special,
@@ -335,7 +339,7 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
             });
         }
         cases.push(Case {
-            reduction: Reduction::None,
+            reduction: LossReduction::None,
             ..Case::new(DType::F32, &[4096, 1024])
         });
         cases.push(Case {

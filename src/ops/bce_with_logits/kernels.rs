@@ -1,6 +1,6 @@
 //! Binary cross-entropy on a device: the variant of the shader and its dispatches.
 
-use super::options::Reduction;
+use super::options::LossReduction;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::source::{Composition, TensorAccess, compose, lib, unsigned};
@@ -90,7 +90,7 @@ impl Variant {
 
 /// A checked call. What broadcasts is stretched to the shape of x already.
 pub(crate) struct Call<'a> {
-    pub reduction: Reduction,
+    pub reduction: LossReduction,
     pub x: &'a BufferView,
     pub target: &'a BufferView,
     pub weight: Option<BufferView>,
@@ -103,7 +103,7 @@ pub(crate) struct Call<'a> {
 
 impl Call<'_> {
     fn sums(&self) -> bool {
-        self.loss.is_some() && self.reduction != Reduction::None
+        self.loss.is_some() && self.reduction != LossReduction::None
     }
 
     fn rounds(&self) -> u32 {
@@ -230,7 +230,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     };
     let source = variant.source();
     let scale = match call.reduction {
-        Reduction::Mean => (1.0 / count as f64) as f32,
+        LossReduction::Mean => (1.0 / count as f64) as f32,
         _ => 1.0,
     };
     if count > 0 {
@@ -267,7 +267,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         let params = Params {
             partials: partials as u32,
             // The mean of nothing is NaN, its sum 0.
-            fill: if call.reduction == Reduction::Mean {
+            fill: if call.reduction == LossReduction::Mean {
                 0x7fc0_0000
             } else {
                 0

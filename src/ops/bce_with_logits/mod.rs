@@ -51,7 +51,7 @@ pub use oneshot::{
 // A browser's main thread must not block.
 #[cfg(not(target_arch = "wasm32"))]
 pub use oneshot::{BceTensors, backward, forward, forward_backward};
-pub use options::{BceOptions, Reduction};
+pub use options::{BceOptions, LossReduction};
 
 use super::elementwise::{broadcast, check_aliases, check_read, check_shape, check_written};
 use crate::element::DType;
@@ -255,7 +255,7 @@ impl BceWithLogits {
             stretched("weight", &views.weight)?,
             stretched("pos_weight", &views.pos_weight)?,
         );
-        let reduced = self.options.reduction != Reduction::None;
+        let reduced = self.options.reduction != LossReduction::None;
         // One element, in whatever rank: as a view that repeats it.
         let one = |what: &str, view: &BufferView| {
             if view.shape().iter().all(|&n| n == 1) {

@@ -1,7 +1,7 @@
 //! One call from host data to host data, on a GPU or on the CPU path; and tensors on the device.
 
 use super::reference::{Expected, Inputs};
-use super::{BceOptions, BceViews, BceWithLogits, Reduction, bounds, cpu};
+use super::{BceOptions, BceViews, BceWithLogits, LossReduction, bounds, cpu};
 use crate::accuracy::{MaxError, Mismatch, check};
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
@@ -96,7 +96,7 @@ impl<'a, T: Element> Problem<'a, T> {
             strides("weight", &input.weight)?,
             strides("pos_weight", &input.pos_weight)?,
         );
-        let each = options.reduction == Reduction::None;
+        let each = options.reduction == LossReduction::None;
         if let Some(g) = upstream {
             if each {
                 check_len("upstream", g.len(), shape)?;
@@ -119,7 +119,7 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     fn each(&self) -> bool {
-        self.options.reduction == Reduction::None
+        self.options.reduction == LossReduction::None
     }
 
     fn losses(&self) -> usize {
@@ -132,7 +132,7 @@ impl<'a, T: Element> Problem<'a, T> {
 
     fn scale(&self) -> f64 {
         match self.options.reduction {
-            Reduction::Mean => 1.0 / self.count as f64,
+            LossReduction::Mean => 1.0 / self.count as f64,
             _ => 1.0,
         }
     }
@@ -152,7 +152,7 @@ impl<'a, T: Element> Problem<'a, T> {
         let grad = self.grad.then_some(grad);
         if self.loss && !self.each() {
             let sum = call.run(true, None, grad);
-            loss[0] = if self.count == 0 && self.options.reduction == Reduction::Mean {
+            loss[0] = if self.count == 0 && self.options.reduction == LossReduction::Mean {
                 f32::NAN
             } else {
                 sum
@@ -196,7 +196,7 @@ impl<'a, T: Element> Problem<'a, T> {
             sum.magnitude += e.magnitude;
             sum.lost += e.lost;
         }
-        if self.count == 0 && self.options.reduction == Reduction::Mean {
+        if self.count == 0 && self.options.reduction == LossReduction::Mean {
             sum.value = f64::NAN;
         }
         let scale = if self.count == 0 { 1.0 } else { self.scale() };
@@ -371,9 +371,9 @@ pub async fn forward_async<T: Element>(
 /// Those of [`forward`].
 ///
 /// ```
-/// use macheps::{BceInput, BceOptions, Context, Reduction};
+/// use macheps::{BceInput, BceOptions, Context, LossReduction};
 /// let input = BceInput::new(&[0.0f32, 0.0], &[1.0, 0.0], &[2]);
-/// let options = BceOptions { reduction: Reduction::Sum };
+/// let options = BceOptions { reduction: LossReduction::Sum };
 /// let grad = macheps::ops::bce_with_logits::backward(&Context::cpu(), &input, Some(&[4.0]), &options)?;
 /// assert_eq!(grad, [-2.0, 2.0]);
 /// # Ok::<(), macheps::Error>(())
@@ -578,7 +578,7 @@ impl Chain<'_> {
         wanted: (bool, bool),
     ) -> Result<(Tensor<f32>, Tensor<T>)> {
         let shape = input.x.shape();
-        let each = options.reduction == Reduction::None;
+        let each = options.reduction == LossReduction::None;
         let loss_shape = if each { shape } else { &[] };
         if input.target.shape() != shape {
             return Err(Error::shape(

@@ -21,7 +21,7 @@
 //! flushed to zero.
 
 use super::input::Checked;
-use super::options::Reduction;
+use super::options::LossReduction;
 use super::reference::{self, RowLoss};
 pub use crate::accuracy::{MaxError, Mismatch};
 use crate::accuracy::{U, allowed, check};
@@ -73,7 +73,7 @@ fn of_square(row: &RowLoss, z: f64) -> f64 {
 pub(super) fn losses<T: Element>(p: &Checked<T>, rows: &[RowLoss]) -> Allowed {
     let z = f64::from(p.options.z_loss);
     let mut result = Allowed::default();
-    if p.options.reduction == Reduction::None {
+    if p.options.reduction == LossReduction::None {
         for row in rows {
             let value = row.value(z);
             let mut error = of_targets(row) + of_square(row, z);
@@ -97,7 +97,7 @@ pub(super) fn losses<T: Element>(p: &Checked<T>, rows: &[RowLoss]) -> Allowed {
         counted().map(of_targets).sum::<f64>() + depth * U * counted().map(|r| r.targets.abs()).sum::<f64>();
     let mut square_error = counted().map(|row| of_square(row, z)).sum::<f64>() + depth * U * squares;
     let (mut value, mut square) = (targets, squares);
-    if p.options.reduction == Reduction::Mean {
+    if p.options.reduction == LossReduction::Mean {
         let totals = reference::Totals::new(p);
         value /= totals.weight;
         square /= totals.counted;

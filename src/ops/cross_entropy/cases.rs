@@ -3,7 +3,7 @@
 use super::input::{CrossEntropyInput, Target};
 use super::oneshot::{CrossEntropyOutput, Problem, Wanted};
 use super::reference;
-use super::{CrossEntropyOptions, LossKind, Reduction};
+use super::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::accuracy::{MaxError, Mismatch};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::context::{Context, CrossCheck};
@@ -180,7 +180,7 @@ impl Case {
                 .collect()
         });
         let upstream = self.gradient.then(|| {
-            let count = if self.options.reduction == Reduction::None {
+            let count = if self.options.reduction == LossReduction::None {
                 rows
             } else {
                 1
@@ -324,7 +324,7 @@ impl Case {
             (_, Targets::Probabilities) => 2 * count * size,
             _ => count * size + rows * 4,
         };
-        let losses = if self.options.reduction == Reduction::None {
+        let losses = if self.options.reduction == LossReduction::None {
             rows
         } else {
             1
@@ -371,11 +371,11 @@ impl crate::verify::Case for Case {
 pub fn verify_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let none = CrossEntropyOptions {
-        reduction: Reduction::None,
+        reduction: LossReduction::None,
         ..Default::default()
     };
     let sum = CrossEntropyOptions {
-        reduction: Reduction::Sum,
+        reduction: LossReduction::Sum,
         ..Default::default()
     };
     for dtype in DType::ALL {

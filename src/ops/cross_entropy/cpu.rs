@@ -12,7 +12,7 @@
 mod kernels;
 
 use super::input::Checked;
-use super::options::{LossKind, Reduction};
+use super::options::{LossKind, LossReduction};
 use crate::element::Element;
 use crate::ops::softmax::cpu::kernels as softmax;
 use crate::ops::softmax::cpu::{CHUNK, MIN_COLUMNS, TASK, as_f32, as_f32_mut, narrow, parallel, sized, widen};
@@ -177,7 +177,7 @@ pub(super) fn run<T: Element>(
     } else if p.inner >= MIN_COLUMNS || p.classes * p.inner >= 1 << 20 {
         call.columns(gradient.as_deref_mut(), place)
     } else {
-        call.narrow(gradient.as_deref_mut(), place)
+        call.narrow(gradient, place)
     };
     call.reduce(&rows)
 }
@@ -208,15 +208,15 @@ impl<T: Element> Call<'_, '_, T> {
                 .fold((0.0, 0.0), |sum, row| (sum.0 + row.targets, sum.1 + row.square))
         };
         match self.p.options.reduction {
-            Reduction::None => rows
+            LossReduction::None => rows
                 .iter()
                 .map(|row| canonical(with_square(row.targets, row.square)))
                 .collect(),
-            Reduction::Sum => {
+            LossReduction::Sum => {
                 let (targets, square) = total();
                 one(with_square(targets, square))
             }
-            Reduction::Mean => {
+            LossReduction::Mean => {
                 let (targets, square) = total();
                 one(with_square(targets / self.weight, square / self.counted))
             }
@@ -229,9 +229,9 @@ impl<T: Element> Call<'_, '_, T> {
             return (0.0, 0.0);
         };
         match self.p.options.reduction {
-            Reduction::None => (f64::from(upstream[row]), f64::from(upstream[row])),
-            Reduction::Sum => (f64::from(upstream[0]), f64::from(upstream[0])),
-            Reduction::Mean => {
+            LossReduction::None => (f64::from(upstream[row]), f64::from(upstream[row])),
+            LossReduction::Sum => (f64::from(upstream[0]), f64::from(upstream[0])),
+            LossReduction::Mean => {
                 let g = f64::from(upstream[0]);
                 (g / self.weight, g / self.counted)
             }
@@ -680,7 +680,7 @@ impl<T: Element> Call<'_, '_, T> {
             .collect();
         let finishes: Vec<Vec<(f64, Finish)>> = {
             let x: &[T] = match (&gradient, place) {
-                (Some(x), Place::InPlace) => &**x,
+                (Some(x), Place::InPlace) => x,
                 _ => p.x,
             };
             parallel::map(
@@ -695,7 +695,7 @@ impl<T: Element> Call<'_, '_, T> {
         };
         let finishes: Vec<(f64, Finish)> = finishes.into_iter().flatten().collect();
         let losses = finishes.iter().map(|(_, finish)| finish.loss).collect();
-        let Some(gradient) = gradient.as_deref_mut() else {
+        let Some(gradient) = gradient else {
             return losses;
         };
         // One array for each quantity, as the kernels want them.

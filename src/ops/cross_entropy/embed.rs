@@ -3,7 +3,7 @@
 use super::input::{Checked, CrossEntropyInput, IGNORED, Indices, Target};
 use super::kernels::{self, Call, TargetViews};
 use super::oneshot::{Problem, Wanted};
-use super::options::{CrossEntropyOptions, LossKind, Reduction};
+use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 #[cfg(not(target_arch = "wasm32"))]
 use super::reference;
 use crate::context::Context;
@@ -276,14 +276,14 @@ impl CrossEntropy {
             }
             let fits = match what {
                 "weight" => view.shape == [x.shape[1]],
-                "upstream" | "loss" if self.options.reduction == Reduction::None => view.shape == row_shape,
+                "upstream" | "loss" if self.options.reduction == LossReduction::None => view.shape == row_shape,
                 "upstream" | "loss" => element_count(&view.shape) == Some(1),
                 _ => view.shape == views.x.shape,
             };
             if !fits {
                 let expected = match what {
                     "weight" => format!("[{}]", x.shape[1]),
-                    "upstream" | "loss" if self.options.reduction == Reduction::None => format!("{row_shape:?}"),
+                    "upstream" | "loss" if self.options.reduction == LossReduction::None => format!("{row_shape:?}"),
                     "upstream" | "loss" => "one element".into(),
                     _ => format!("{:?}", views.x.shape),
                 };
@@ -411,8 +411,8 @@ pub(super) fn bind_problem<T: Element>(
         },
     };
     let losses = match p.options.reduction {
-        Reduction::None => p.row_shape.clone(),
-        Reduction::Mean | Reduction::Sum => Vec::new(),
+        LossReduction::None => p.row_shape.clone(),
+        LossReduction::Mean | LossReduction::Sum => Vec::new(),
     };
     let loss_bytes = p.losses() as u64 * 4;
     let loss = gpu.create_buffer("macheps loss", loss_bytes, U::STORAGE | U::COPY_SRC)?;
@@ -580,7 +580,7 @@ impl Chain<'_> {
         let mut losses = x.shape().to_vec();
         losses.remove(axis);
         let row_shape = losses.clone();
-        if options.reduction != Reduction::None {
+        if options.reduction != LossReduction::None {
             losses.clear();
         }
         if let TargetTensor::Labels(labels) = target

@@ -1,6 +1,6 @@
 //! What a loss over classes works on, in host memory, and its checks.
 
-use super::options::{CrossEntropyOptions, LossKind, Reduction};
+use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::rows::RowMap;
@@ -233,8 +233,8 @@ impl<'a, T: Element> Checked<'a, T> {
     /// Number of losses: one a row, or one.
     pub fn losses(&self) -> usize {
         match self.options.reduction {
-            Reduction::None => self.rows,
-            Reduction::Mean | Reduction::Sum => 1,
+            LossReduction::None => self.rows,
+            LossReduction::Mean | LossReduction::Sum => 1,
         }
     }
 

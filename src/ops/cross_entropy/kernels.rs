@@ -1,6 +1,6 @@
 //! The losses over classes on a device: which strategy, which variant of the shaders, which dispatches.
 
-use super::options::{CrossEntropyOptions, LossKind, Reduction};
+use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
@@ -595,8 +595,8 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     };
     let head = part("head", at, layout.head);
 
-    let mean = options.reduction == Reduction::Mean;
-    let each = options.reduction == Reduction::None && call.loss.is_some();
+    let mean = options.reduction == LossReduction::Mean;
+    let each = options.reduction == LossReduction::None && call.loss.is_some();
     let (labels, probabilities) = match call.target {
         TargetViews::Indices { buffer, offset } => (Some((buffer, offset)), None),
         TargetViews::Probabilities(view) => (None, Some(view)),
@@ -866,7 +866,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         }
     }
 
-    let result = call.loss.filter(|_| options.reduction != Reduction::None);
+    let result = call.loss.filter(|_| options.reduction != LossReduction::None);
     if result.is_some() || (labels.is_some() && rows > 0) {
         let source = ReduceVariant {
             written: result.is_some(),

@@ -57,4 +57,4 @@ pub use oneshot::{
     compute, cross_entropy, cross_entropy_backward, cross_entropy_with_gradient, gradient_in_place, nll_loss,
     nll_loss_backward, nll_loss_with_gradient,
 };
-pub use options::{CrossEntropyOptions, LossKind, Reduction};
+pub use options::{CrossEntropyOptions, LossKind, LossReduction};

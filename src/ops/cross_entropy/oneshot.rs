@@ -4,7 +4,7 @@ use super::bounds::{Allowed, Mismatch};
 use super::cpu::{self, Place};
 use super::embed::bind_problem;
 use super::input::{Checked, CrossEntropyInput};
-use super::options::{CrossEntropyOptions, LossKind, Reduction};
+use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use super::reference;
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
@@ -176,7 +176,7 @@ impl<T: Element> Job for Problem<'_, T> {
             return Ok(());
         }
         let (p, name) = (&self.p, self.p.kind.name());
-        if p.options.reduction == Reduction::None {
+        if p.options.reduction == LossReduction::None {
             for row in checked_rows(how, p.rows) {
                 let expected = super::bounds::losses(p, &[reference::row_loss(p, row)]);
                 expected

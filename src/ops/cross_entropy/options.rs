@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// How the losses of the rows become the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Reduction {
+pub enum LossReduction {
     /// One loss a row.
     None,
     /// Their sum over the sum of the weights of the targets that are not ignored; over the number of rows for soft targets.
@@ -14,24 +14,24 @@ pub enum Reduction {
     Sum,
 }
 
-impl Reduction {
+impl LossReduction {
     /// All of them.
-    pub const ALL: [Reduction; 3] = [Reduction::None, Reduction::Mean, Reduction::Sum];
+    pub const ALL: [LossReduction; 3] = [LossReduction::None, LossReduction::Mean, LossReduction::Sum];
 
     /// Lower-case name: `none`, `mean`, `sum`.
     pub const fn name(self) -> &'static str {
         match self {
-            Reduction::None => "none",
-            Reduction::Mean => "mean",
-            Reduction::Sum => "sum",
+            LossReduction::None => "none",
+            LossReduction::Mean => "mean",
+            LossReduction::Sum => "sum",
         }
     }
 }
 
-impl std::str::FromStr for Reduction {
+impl std::str::FromStr for LossReduction {
     type Err = Error;
     fn from_str(s: &str) -> Result<Self> {
-        Reduction::ALL
+        LossReduction::ALL
             .into_iter()
             .find(|r| r.name() == s)
             .ok_or_else(|| Error::Option {
@@ -75,7 +75,7 @@ pub struct CrossEntropyOptions {
     /// Weight of the squared log-sum-exp of each row that is not ignored, at least 0. It keeps logits from drifting.
     pub z_loss: f32,
     /// How the losses of the rows become the result.
-    pub reduction: Reduction,
+    pub reduction: LossReduction,
 }
 
 impl Default for CrossEntropyOptions {
@@ -84,7 +84,7 @@ impl Default for CrossEntropyOptions {
             ignore_index: Some(-100),
             label_smoothing: 0.0,
             z_loss: 0.0,
-            reduction: Reduction::Mean,
+            reduction: LossReduction::Mean,
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::bounds::{self, Allowed, FLUSHED};
 use super::input::{Checked, CrossEntropyInput};
-use super::options::{CrossEntropyOptions, LossKind, Reduction};
+use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::element::Element;
 use crate::error::Result;
 use crate::float::Summation;
@@ -231,8 +231,14 @@ pub(super) fn gradient_row<T: Element>(p: &Checked<T>, totals: &Totals, upstream
         (result.values, result.bounds) = (vec![0.0; p.classes], vec![0.0; p.classes]);
         return result;
     };
-    let mean = p.options.reduction == Reduction::Mean;
-    let g = f64::from(upstream[if p.options.reduction == Reduction::None { row } else { 0 }]);
+    let mean = p.options.reduction == LossReduction::Mean;
+    let g = f64::from(
+        upstream[if p.options.reduction == LossReduction::None {
+            row
+        } else {
+            0
+        }],
+    );
     let s = if mean { g / totals.weight } else { g };
     // Where weights of both signs cancel in the divisor, its rounding errors weigh more.
     let s_magnitude = s.abs()

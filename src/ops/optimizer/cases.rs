@@ -72,10 +72,10 @@ impl Case {
                 })
             })
             .collect();
-        if self.bad_step == Some(step) {
-            if let Some(last) = g.last_mut() {
-                *last = T::from_f32(f32::NAN);
-            }
+        if self.bad_step == Some(step)
+            && let Some(last) = g.last_mut()
+        {
+            *last = T::from_f32(f32::NAN);
         }
         g
     }

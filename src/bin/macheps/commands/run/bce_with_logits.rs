@@ -1,6 +1,6 @@
 //! `macheps run bce_with_logits`.
 
-use macheps::ops::bce_with_logits::{self, BceInput, BceOptions, Reduction, Weights};
+use macheps::ops::bce_with_logits::{self, BceInput, BceOptions, LossReduction, Weights};
 use macheps::{DType, Element, bf16, f16};
 
 use super::activation::{Upstream, judged};
@@ -65,7 +65,7 @@ fn execute<T: Element>(call: &Call, options: &BceOptions, files: &Files) -> Outc
         weight: weight.as_ref().map(|(values, shape)| Weights { values, shape }),
         pos_weight: pos_weight.as_ref().map(|(values, shape)| Weights { values, shape }),
     };
-    let loss_shape = if options.reduction == Reduction::None {
+    let loss_shape = if options.reduction == LossReduction::None {
         shape
     } else {
         &[]

@@ -2,7 +2,7 @@
 
 use macheps::accuracy::{MaxError, Mismatch};
 use macheps::ops::cross_entropy::{
-    self, CrossEntropyInput, CrossEntropyOptions, LossKind, Reduction, Target, Wanted, reference,
+    self, CrossEntropyInput, CrossEntropyOptions, LossKind, LossReduction, Target, Wanted, reference,
 };
 use macheps::{DType, Element, bf16, f16};
 
@@ -87,8 +87,8 @@ fn execute<T: Element>(
         _ => [&shape[..1], &shape[2..]].concat(),
     };
     let loss_shape = match options.reduction {
-        Reduction::None => row_shape.clone(),
-        Reduction::Mean | Reduction::Sum => Vec::new(),
+        LossReduction::None => row_shape.clone(),
+        LossReduction::Mean | LossReduction::Sum => Vec::new(),
     };
     let expect = |name: &str, tensor: &Tensor, wanted: &[usize]| {
         if tensor.shape == wanted {

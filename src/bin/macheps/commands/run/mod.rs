@@ -6,6 +6,7 @@
 mod activation;
 mod bce_with_logits;
 mod cross_entropy;
+mod reduction;
 mod softmax;
 mod unscale;
 
@@ -41,6 +42,23 @@ const OPERATIONS: &[Family] = &[
     Family {
         names: &["sigmoid", "log_sigmoid", "softplus"],
         run: activation::run,
+    },
+    Family {
+        names: &[
+            "sum",
+            "mean",
+            "variance",
+            "std",
+            "norm",
+            "dot",
+            "min",
+            "max",
+            "argmin",
+            "argmax",
+            "sum_square",
+            "log_sum",
+        ],
+        run: reduction::run,
     },
     Family {
         names: &["unscale"],
@@ -102,6 +120,11 @@ impl Call {
             device: args.device.device.clone(),
             check: args.check,
         })
+    }
+
+    /// Name of the operation.
+    pub fn op(&self) -> &str {
+        &self.op
     }
 
     /// Whether an input is given.
