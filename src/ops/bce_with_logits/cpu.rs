@@ -188,9 +188,8 @@ impl<T: Element> Call<'_, T> {
                 (begin, TASK.min(count - begin), taken)
             })
             .collect();
-        let work = |(begin, n, (loss, grad)): (usize, usize, (Option<&mut [f32]>, Option<&mut [T]>))| {
-            self.task(begin, n, sum, loss, grad)
-        };
+        type Taken<'a, T> = (Option<&'a mut [f32]>, Option<&'a mut [T]>);
+        let work = |(begin, n, (loss, grad)): (usize, usize, Taken<'_, T>)| self.task(begin, n, sum, loss, grad);
         #[cfg(not(target_arch = "wasm32"))]
         let sums: Vec<f64> = {
             use rayon::prelude::*;

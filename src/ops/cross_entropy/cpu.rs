@@ -668,7 +668,7 @@ impl<T: Element> Call<'_, '_, T> {
 
     // Rows across a wide inner dimension.
 
-    fn columns(&self, mut gradient: Option<&mut [T]>, place: Place) -> Vec<RowLoss> {
+    fn columns(&self, gradient: Option<&mut [T]>, place: Place) -> Vec<RowLoss> {
         let (p, inner) = (self.p, self.p.inner);
         let width = (BLOCK / (p.classes * size_of::<f32>())).clamp(16, 1024).min(inner);
         let blocks: Vec<(usize, usize)> = (0..p.rows / inner)
