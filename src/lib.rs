@@ -36,6 +36,9 @@ pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
 pub use ops::audit::{Audit, TensorAudit};
+pub use ops::reduction::{
+    BoundReduction, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
+};
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
 };

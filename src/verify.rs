@@ -72,6 +72,11 @@ pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
             .into_iter()
             .map(|c| Box::new(c) as Box<dyn Case>),
     );
+    all.extend(
+        crate::ops::reduction::cases::verify_cases()
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Case>),
+    );
     all.retain(|c| is_meant(c.op(), op));
     all
 }

@@ -19,6 +19,8 @@ mod gpu_elementary;
 mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/gpu_reduction.rs"]
+mod gpu_reduction;
 #[path = "suite/robust.rs"]
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
@@ -35,5 +37,7 @@ mod hard_rows;
 mod house;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/reduction.rs"]
+mod reduction;
 #[path = "suite/shaders.rs"]
 mod shaders;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod copy;
+mod reduction;
 
 use crate::context::Context;
 use crate::element::DType;
@@ -140,6 +141,11 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>));
     all.extend(
         crate::ops::audit::cases::bench_cases(quick)
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Workload>),
+    );
+    all.extend(
+        crate::ops::reduction::cases::bench_cases(quick)
             .into_iter()
             .map(|c| Box::new(c) as Box<dyn Workload>),
     );

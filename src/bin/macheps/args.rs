@@ -112,10 +112,13 @@ pub struct AuditArgs {
     after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
-                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
+                        sum, mean, variance, std, norm, dot, min, max, argmin, argmax, sum_square, log_sum: input x, optional upstream\n\
+                        \x20   (dot: and x2); output y, grad; settings axes (all), keepdims=false, correction=1 (variance, std),\n\
+                        \x20   ord=1|2|inf (norm), mode=pairwise|compensated|reproducible (sum, mean, dot), upstream=1"
 )]
 pub struct RunArgs {
-    /// The operation: softmax, log_softmax or logsumexp
+    /// The operation: one of those below
     pub op: String,
     /// An input: NAME=SRC
     #[arg(long = "input", value_name = "NAME=SRC")]

@@ -63,6 +63,11 @@ impl Device {
         Ok(Device { context, adapter })
     }
 
+    /// Where its calls compute.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// What documents and tables call it.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter

@@ -1,0 +1,746 @@
+//! Reductions on a device: how rows are cut into chunks, which variant of the shaders, which dispatches.
+
+use super::layout::{Dim, Layout};
+use super::options::{ReductionKind, ReductionOptions, SumMode};
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
+use crate::gpu::{
+    Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window, plan_windows,
+};
+use crate::rows::{RowDim, RowMap};
+use std::sync::Arc;
+
+const REDUCTION: &str = include_str!("../../../shaders/reduction.wgsl");
+const ROWS: &str = include_str!("../../../shaders/lib/reduction_rows.wgsl");
+const SUM: &str = include_str!("../../../shaders/lib/reduction_sum.wgsl");
+const STATE_SUM: &str = include_str!("../../../shaders/lib/reduction_state_sum.wgsl");
+const STATE_VARIANCE: &str = include_str!("../../../shaders/lib/reduction_state_variance.wgsl");
+const STATE_EXTREME: &str = include_str!("../../../shaders/lib/reduction_state_extreme.wgsl");
+const TO_VALUE: &str = include_str!("../../../shaders/lib/reduction_to_value.wgsl");
+const TO_INDEX: &str = include_str!("../../../shaders/lib/reduction_to_index.wgsl");
+const SECOND: &str = include_str!("../../../shaders/lib/reduction_second.wgsl");
+const NO_SECOND: &str = include_str!("../../../shaders/lib/reduction_second_none.wgsl");
+
+/// Bytes of a record.
+const RECORD: u64 = 32;
+/// Records of a row that one team merges.
+const FAN: usize = 4096;
+/// Quads that the virtual lanes of a team take at once.
+const VIRTUAL: u32 = 16;
+/// Longest chunk: the smallest team that a device has then loops about 16,000 times a pass over quads and blocks.
+const LONGEST: usize = 131_072;
+/// Chunk of a row where there are few rows.
+const SHORTER: usize = 16_384;
+/// Dimensions that a kernel tells apart inside a chunk.
+const INNER: usize = 4;
+
+/// Parameters as lib/reduction_rows.wgsl declares them.
+#[repr(C)]
+#[derive(Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Params {
+    sizes: [u32; 4],
+    x_strides: [u32; 4],
+    w_strides: [u32; 4],
+    y_strides: [u32; 4],
+    inner: [u32; 4],
+    x_steps: [u32; 4],
+    w_steps: [u32; 4],
+    bases: [u32; 4],
+    count: [f32; 2],
+    divisor: [f32; 2],
+    zero: u32,
+    rows: u32,
+    grid_x: u32,
+    first_row: u32,
+    kept: u32,
+    records: u32,
+    chunks: u32,
+    part: u32,
+    cut: u32,
+    below: u32,
+    fan: u32,
+    spare: u32,
+}
+
+/// A variant of the shaders.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Variant {
+    pub kind: ReductionKind,
+    pub mode: SumMode,
+    pub dtype: DType,
+    pub dims: u32,
+    pub columns: bool,
+    pub team: u32,
+    pub accumulators: u32,
+    pub workgroup: u32,
+    pub subgroups: bool,
+    pub lanes: u32,
+    pub shader_f16: bool,
+    pub all_read_write: bool,
+    /// Whether x and the second tensor can be taken four aligned elements at a time.
+    pub quads: [bool; 2],
+}
+
+impl Variant {
+    /// The variant's WGSL.
+    pub(crate) fn source(&self) -> String {
+        use ReductionKind as K;
+        let kind = self.kind;
+        // What tells kinds apart in the shaders; kinds that differ only on the host share their kernels.
+        let number = |k: K| unsigned(k as u32);
+        let variance = matches!(kind, K::Variance | K::Std);
+        let constants = [
+            ("WG", unsigned(self.workgroup)),
+            ("TEAM", unsigned(self.team)),
+            ("ACC", unsigned(self.accumulators)),
+            ("LANES", unsigned(self.lanes)),
+            (
+                "EXCHANGE",
+                unsigned(if self.subgroups && self.team <= self.lanes {
+                    1
+                } else {
+                    self.workgroup
+                }),
+            ),
+            ("KIND", number(kind)),
+            ("MEAN", number(K::Mean)),
+            ("NORM_L2", number(K::NormL2)),
+            ("NORM_MAX", number(K::NormMax)),
+            ("LOG_SUM", number(K::LogSum)),
+            ("VARIANCE_OF", number(K::Variance)),
+            ("VARIANCE", boolean(variance)),
+            ("ABSOLUTE", boolean(kind == K::NormL1)),
+            ("PRODUCT", boolean(matches!(kind, K::Dot | K::NormL2 | K::SumSquare))),
+            ("TWO", boolean(kind.takes_two())),
+            (
+                "COMPENSATED",
+                boolean(kind == K::LogSum || (kind.has_mode() && self.mode == SumMode::Compensated)),
+            ),
+            ("ARG", boolean(kind.is_arg())),
+            ("MINIMUM", boolean(matches!(kind, K::Min | K::ArgMin))),
+            ("DIMS", unsigned(self.dims)),
+            ("COLUMNS", boolean(self.columns)),
+        ];
+        let access = |name, quad, written| TensorAccess {
+            name,
+            dtype: self.dtype,
+            quad,
+            written,
+        };
+        let mut tensors = vec![access("x", self.quads[0], false)];
+        if !kind.is_arg() {
+            tensors.push(access("y", false, true));
+        }
+        if kind.takes_two() {
+            tensors.push(access("w", self.quads[1], false));
+        }
+        let mut fragments = vec![
+            if self.subgroups {
+                lib::EXCHANGE_SUBGROUP
+            } else {
+                lib::EXCHANGE_WORKGROUP
+            },
+            lib::BITS,
+            lib::ERROR_FREE,
+            lib::REDUCE,
+            if kind.takes_two() { SECOND } else { NO_SECOND },
+            ROWS,
+        ];
+        if kind.is_exact() {
+            fragments.push(STATE_EXTREME);
+        } else {
+            fragments.extend([lib::ELEMENTARY, SUM, if variance { STATE_VARIANCE } else { STATE_SUM }]);
+        }
+        fragments.push(if kind.is_arg() { TO_INDEX } else { TO_VALUE });
+        compose(&Composition {
+            constants: &constants,
+            tensors: &tensors,
+            alias: None,
+            shader_f16: self.shader_f16,
+            all_read_write: self.all_read_write,
+            fragments: &fragments,
+            kernel: REDUCTION,
+        })
+    }
+}
+
+/// Everything that a call is about, checked. `y` has the rank of `x`, with the reduced dimensions as 1.
+pub(crate) struct Call<'a> {
+    pub kind: ReductionKind,
+    pub options: &'a ReductionOptions,
+    pub x: &'a BufferView,
+    pub second: Option<&'a BufferView>,
+    pub y: &'a BufferView,
+    pub workspace: Option<(&'a wgpu::Buffer, u64)>,
+    pub chunk: Option<usize>,
+}
+
+/// Invocations of a team that stays within a subgroup.
+fn narrow_team(capabilities: &Capabilities) -> u32 {
+    if capabilities.subgroup > 1 {
+        capabilities.subgroup.min(VIRTUAL)
+    } else if capabilities.software {
+        4
+    } else {
+        VIRTUAL
+    }
+}
+
+/// How the rows of a call are cut.
+#[derive(Clone, Debug)]
+pub(crate) struct Cutting {
+    layout: Layout,
+    /// Reduced dimensions that number chunks, outermost first.
+    outer: Vec<Dim>,
+    /// The dimension that is cut, into `chunks` parts of `part` indices.
+    cut: Dim,
+    part: usize,
+    chunks: usize,
+    /// Whole dimensions inside a chunk, outermost first.
+    inner: Vec<Dim>,
+    /// Neighbouring invocations take neighbouring rows.
+    columns: bool,
+}
+
+impl Cutting {
+    pub(crate) fn new(
+        capabilities: &Capabilities,
+        layout: Layout,
+        dtype: DType,
+        chunk: Option<usize>,
+    ) -> Result<Cutting> {
+        let (rows, len) = (layout.rows(), layout.len());
+        let step = layout.reduced.last().map_or(0, |d| d.strides[0]);
+        let columns = step > 1 && rows >= 32 && layout.kept.last().is_some_and(|d| d.size > 1 && d.strides[0] < step);
+        let few = rows < if capabilities.software { 8 } else { 128 };
+        let longest = match chunk {
+            Some(elements) => elements.max(4),
+            None if columns => {
+                let wanted = if capabilities.software { 256 } else { 65_536 };
+                (len / (wanted / rows).max(1)).clamp(64, SHORTER)
+            }
+            None if few => SHORTER,
+            None => LONGEST,
+        };
+        // A chunk's span may be overstated twice, and the window adds a little at both ends.
+        let room = (capabilities.max_binding / 4 / dtype.size() as u64) as usize;
+        let span = |dims: &[Dim], t: usize| -> usize { dims.iter().map(|d| (d.size - 1) * d.strides[t]).sum() };
+        let mut outer = layout.reduced.clone();
+        let mut inner: Vec<Dim> = Vec::new();
+        let single = Dim {
+            size: 1,
+            strides: [0; 2],
+        };
+        let mut below = 1usize;
+        loop {
+            let cut = outer.pop().unwrap_or(single);
+            let whole: Vec<Dim> = std::iter::once(cut).chain(inner.iter().copied()).collect();
+            let fits =
+                cut.size > 0 && (0..2).all(|t| span(&whole, t) < room) && below.saturating_mul(cut.size) <= longest;
+            if fits && !outer.is_empty() && inner.len() + 1 < INNER {
+                below *= cut.size;
+                inner.insert(0, cut);
+                continue;
+            }
+            let mut part = (longest / below).max(1).min(cut.size.max(1));
+            for t in 0..2 {
+                let one = span(&inner, t);
+                if one >= room {
+                    return Err(Error::Limit {
+                        what: "bytes between elements of a row in one storage binding",
+                        need: (one as u64).saturating_mul(4 * dtype.size() as u64),
+                        have: capabilities.max_binding,
+                    });
+                }
+                if let Some(more) = (room - one).checked_div(cut.strides[t]) {
+                    part = part.min(more + 1);
+                }
+            }
+            if part < cut.size && inner.is_empty() && part >= 4 {
+                part = part / 4 * 4;
+            }
+            return Ok(Cutting {
+                chunks: cut.size.div_ceil(part).max(1),
+                layout,
+                outer,
+                cut,
+                part,
+                inner,
+                columns,
+            });
+        }
+    }
+
+    /// Records that a row leaves; 1 where it is done at once.
+    pub(crate) fn records(&self) -> usize {
+        self.outer.iter().map(|d| d.size).product::<usize>() * self.chunks
+    }
+
+    /// Records of a row after each stage but the last.
+    fn stages(&self) -> Vec<usize> {
+        let mut stages = Vec::new();
+        let mut records = self.records();
+        while records > 1 {
+            stages.push(records);
+            records = if records > FAN { records.div_ceil(FAN) } else { 1 };
+        }
+        stages
+    }
+
+    /// Bytes of workspace: the records of every stage, each stage at a multiple of 256.
+    pub(crate) fn workspace(&self) -> u64 {
+        let bytes = |records: usize| (self.layout.rows() as u64 * records as u64 * RECORD).next_multiple_of(256);
+        self.stages().into_iter().map(bytes).sum()
+    }
+
+    /// Elements of a whole chunk.
+    fn elements(&self) -> usize {
+        self.part * self.below()
+    }
+
+    fn below(&self) -> usize {
+        self.inner.iter().map(|d| d.size).product()
+    }
+
+    /// Dimensions inside a chunk, outermost first.
+    fn content(&self) -> Vec<Dim> {
+        let cut = Dim {
+            size: self.part.min(self.cut.size),
+            ..self.cut
+        };
+        std::iter::once(cut).chain(self.inner.iter().copied()).collect()
+    }
+
+    /// The chunks of tensor `t` for the planner, whose dimensions number them.
+    fn map(&self, t: usize, offset: usize) -> RowMap {
+        let row = |d: &Dim| RowDim {
+            size: d.size,
+            stride: d.strides[t],
+        };
+        let kept = self.layout.kept.iter().map(row);
+        let records = self.outer.iter().map(row).chain([RowDim {
+            size: self.chunks,
+            stride: if self.chunks > 1 {
+                self.part * self.cut.strides[t]
+            } else {
+                0
+            },
+        }]);
+        let dims = if self.columns {
+            records.chain(kept).collect()
+        } else {
+            kept.chain(records).collect()
+        };
+        // As many elements as there are, spread over the span that they take.
+        let len = self.elements().min(self.layout.len());
+        let span: usize = self
+            .content()
+            .iter()
+            .map(|d| d.size.saturating_sub(1) * d.strides[t])
+            .sum();
+        RowMap {
+            offset,
+            dims,
+            len,
+            len_stride: if len > 1 { span.div_ceil(len - 1) } else { 0 },
+        }
+    }
+
+    /// The rows of y, as the dimensions of [`Cutting::map`] where a row is one chunk.
+    fn result_map(&self, y: &BufferView, reduced: &[bool]) -> RowMap {
+        let mut dims: Vec<RowDim> = (0..y.shape.len())
+            .filter(|&d| !reduced[d])
+            .map(|d| RowDim {
+                size: y.shape[d],
+                stride: y.strides[d],
+            })
+            .collect();
+        if self.records() == 1 {
+            let none = RowDim { size: 1, stride: 0 };
+            let at = if self.columns { 0 } else { dims.len() };
+            dims.splice(at..at, std::iter::repeat_n(none, self.outer.len() + 1));
+        }
+        RowMap {
+            offset: y.offset,
+            dims,
+            len: 1,
+            len_stride: 0,
+        }
+    }
+}
+
+/// The cutting of a call.
+pub(crate) fn cutting(
+    gpu: &Gpu,
+    options: &ReductionOptions,
+    x: &BufferView,
+    second: Option<&BufferView>,
+    chunk: Option<usize>,
+) -> Result<Cutting> {
+    let reduced = options.reduced(&x.shape)?;
+    let other = second.map_or(&x.strides, |w| &w.strides);
+    let layout = Layout::new(&x.shape, [&x.strides, other], &reduced);
+    Cutting::new(gpu.capabilities(), layout, x.dtype, chunk)
+}
+
+/// A number as a pair of f32.
+fn pair(value: f64) -> [f32; 2] {
+    let high = value as f32;
+    [high, (value - f64::from(high)) as f32]
+}
+
+/// Whether chunks can be taken four aligned elements at a time.
+fn aligned(view: &BufferView, t: usize, cutting: &Cutting) -> bool {
+    let quads = |n: usize| n.is_multiple_of(4);
+    let content = cutting.content();
+    let Some((inner, others)) = content.split_last() else {
+        return false;
+    };
+    let whole = if others.is_empty() {
+        quads(cutting.cut.size) && (cutting.chunks == 1 || quads(cutting.part))
+    } else {
+        quads(inner.size)
+    };
+    let apart = others.iter().chain(&cutting.outer).chain(&cutting.layout.kept);
+    inner.strides[t] == 1
+        && cutting.layout.len() > 0
+        && whole
+        && quads(view.offset)
+        && (others.is_empty() || quads(cutting.part * cutting.cut.strides[t]) || cutting.chunks == 1)
+        && apart.into_iter().all(|d| d.size == 1 || quads(d.strides[t]))
+}
+
+/// Plans, builds and binds all dispatches of a call.
+pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
+    let label = call.kind.name();
+    let reduced = call.options.reduced(&call.x.shape)?;
+    let cutting = cutting(gpu, call.options, call.x, call.second, call.chunk)?;
+    let (rows, len, records) = (cutting.layout.rows(), cutting.layout.len(), cutting.records());
+    if rows == 0 {
+        return Ok(Recording {
+            label,
+            steps: Vec::new(),
+        });
+    }
+    for (what, need, have) in [
+        ("elements of a row", len, u32::MAX as usize - 8),
+        (
+            "chunks of all rows",
+            rows.saturating_mul(records),
+            u32::MAX as usize / 2,
+        ),
+    ] {
+        if need > have {
+            return Err(Error::Limit {
+                what,
+                need: need as u64,
+                have: have as u64,
+            });
+        }
+    }
+    let capabilities = gpu.capabilities();
+    let written = [Some(&call.y.buffer), call.workspace.map(|(buffer, _)| buffer)];
+    let shared = std::iter::once(call.x)
+        .chain(call.second)
+        .any(|r| written.iter().flatten().any(|&buffer| r.buffer == *buffer));
+
+    let content = cutting.content();
+    let inner_len = content.last().map_or(1, |d| d.size);
+    let quads_in_chunk = cutting.elements().min(len) / inner_len.max(1) * inner_len.div_ceil(4);
+    let width = (quads_in_chunk.max(1) as u32).next_power_of_two().min(VIRTUAL);
+    let narrow = narrow_team(capabilities);
+    let wide =
+        !capabilities.software && !cutting.columns && quads_in_chunk >= 1024 && capabilities.max_invocations >= 256;
+    let (team, accumulators) = if cutting.columns {
+        (1, 2.min(width))
+    } else if wide {
+        (256, 1)
+    } else {
+        let team = width.min(narrow);
+        (team, width / team)
+    };
+    let workgroup = |team: u32| {
+        let usual: u32 = if capabilities.software { 64 } else { 128 };
+        usual.max(team).min(capabilities.max_invocations)
+    };
+    let variant = Variant {
+        kind: call.kind,
+        mode: call.options.mode,
+        dtype: call.x.dtype,
+        dims: content.len() as u32,
+        columns: cutting.columns,
+        team,
+        accumulators,
+        workgroup: workgroup(team),
+        subgroups: capabilities.subgroup > 1 && team > 1,
+        lanes: capabilities.subgroup,
+        shader_f16: capabilities.shader_f16,
+        all_read_write: shared,
+        quads: [
+            aligned(call.x, 0, &cutting),
+            call.second.is_some_and(|w| aligned(w, 1, &cutting)),
+        ],
+    };
+    let merging = Variant {
+        dims: 1,
+        columns: false,
+        team: narrow,
+        accumulators: VIRTUAL / narrow,
+        workgroup: workgroup(narrow),
+        subgroups: capabilities.subgroup > 1 && narrow > 1,
+        quads: [false; 2],
+        ..variant
+    };
+    let budget = |variant: &Variant| Budget {
+        binding: capabilities.max_binding,
+        alignment: capabilities.storage_alignment,
+        elements: if capabilities.software { 1 << 23 } else { 1 << 28 },
+        rows: (u64::from(capabilities.max_workgroups).pow(2) * u64::from(variant.workgroup / variant.team))
+            .min(1 << 30),
+    };
+
+    // The kernel's innermost dimension first; the cut one last, where its stride has a place of its own.
+    let mut inner = [1u32; 4];
+    let mut steps = [[0u32; 4]; 2];
+    for (i, dim) in content.iter().rev().enumerate() {
+        let slot = if i + 1 == content.len() && i > 0 { 3 } else { i };
+        inner[slot] = dim.size as u32;
+        for t in 0..2 {
+            steps[t][slot] = dim.strides[t] as u32;
+        }
+    }
+    let divisor = len as f64 - call.options.correction;
+    let common = Params {
+        inner,
+        x_steps: steps[0],
+        w_steps: steps[1],
+        count: pair(len as f64),
+        divisor: pair(divisor.max(0.0)),
+        kept: rows as u32,
+        records: records as u32,
+        chunks: cutting.chunks as u32,
+        part: cutting.part as u32,
+        cut: cutting.cut.size as u32,
+        below: cutting.below() as u32,
+        fan: FAN as u32,
+        ..Params::default()
+    };
+    let mut binder = Binder {
+        dispatches: Dispatches::new(gpu, label),
+        max_workgroups: capabilities.max_workgroups,
+    };
+    let nothing_read = len == 0;
+    let mut readers = vec![(Role::X, call.x, cutting.map(0, call.x.offset))];
+    if let Some(w) = call.second {
+        readers.push((Role::Second, w, cutting.map(1, w.offset)));
+    }
+    if nothing_read {
+        // Neither place nor strides of what is not there may matter to the plan.
+        for (_, _, map) in &mut readers {
+            map.offset = 0;
+            map.dims.iter_mut().for_each(|d| d.stride = 0);
+        }
+    }
+    let result = (Role::Y, call.y, cutting.result_map(call.y, &reduced));
+    if records == 1 {
+        readers.push(result);
+        let kernel = gpu.kernel(label, &variant.source(), "reduce_rows")?;
+        for window in plan(&readers, &budget(&variant))? {
+            binder.add(&kernel, &variant, &readers, &window, common, Vec::new())?;
+        }
+        return binder.dispatches.finish();
+    }
+
+    let owned;
+    let (buffer, offset) = match call.workspace {
+        Some((buffer, offset)) => (buffer, offset),
+        None => {
+            owned = gpu.create_buffer("macheps workspace", cutting.workspace(), wgpu::BufferUsages::STORAGE)?;
+            (&owned, 0)
+        }
+    };
+    let mut regions = Vec::new();
+    let mut at = offset;
+    for records in cutting.stages() {
+        let size = rows as u64 * records as u64 * RECORD;
+        if size > capabilities.max_binding {
+            return Err(Error::Limit {
+                what: "bytes of workspace in one storage binding",
+                need: size,
+                have: capabilities.max_binding,
+            });
+        }
+        regions.push((records, at, size));
+        at += size.next_multiple_of(256);
+    }
+    let region = |name, &(_, offset, size): &(usize, u64, u64)| Bind {
+        name,
+        buffer: buffer.clone(),
+        offset,
+        size,
+    };
+    let kernel = gpu.kernel(label, &variant.source(), "reduce_chunks")?;
+    for window in plan(&readers, &budget(&variant))? {
+        binder.add(
+            &kernel,
+            &variant,
+            &readers,
+            &window,
+            common,
+            vec![region("partials", &regions[0])],
+        )?;
+    }
+    let source = merging.source();
+    let most = budget(&merging).rows.min(1 << 24) as usize;
+    for pair in regions.windows(2) {
+        let kernel = gpu.kernel(label, &source, "merge_records")?;
+        let groups = rows * pair[1].0;
+        for first in (0..groups).step_by(most) {
+            let window = Window {
+                first_row: first,
+                rows: most.min(groups - first),
+                sizes: [1; 4],
+                parts: Vec::new(),
+            };
+            let params = Params {
+                records: pair[0].0 as u32,
+                ..common
+            };
+            let binds = vec![region("partials", &pair[0]), region("merged", &pair[1])];
+            binder.add(&kernel, &merging, &[], &window, params, binds)?;
+        }
+    }
+    let last = &regions[regions.len() - 1];
+    let params = Params {
+        records: last.0 as u32,
+        ..common
+    };
+    let kernel = gpu.kernel(label, &source, "merge_rows")?;
+    let results = [result];
+    for window in plan(&results, &budget(&merging))? {
+        binder.add(
+            &kernel,
+            &merging,
+            &results,
+            &window,
+            params,
+            vec![region("partials", last)],
+        )?;
+    }
+    binder.dispatches.finish()
+}
+
+/// A tensor's part in the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    X,
+    Second,
+    Y,
+}
+
+type Placed<'a> = (Role, &'a BufferView, RowMap);
+
+fn plan(views: &[Placed<'_>], budget: &Budget) -> Result<Vec<Window>> {
+    let planned: Vec<Planned<'_>> = views
+        .iter()
+        .map(|(_, view, map)| Planned {
+            rows: map,
+            element: view.dtype.size() as u64,
+            buffer: view.buffer.size(),
+        })
+        .collect();
+    plan_windows(&planned, budget, false)
+}
+
+struct Binder<'a> {
+    dispatches: Dispatches<'a, Params>,
+    max_workgroups: u32,
+}
+
+impl Binder<'_> {
+    fn add(
+        &mut self,
+        kernel: &Arc<Kernel>,
+        variant: &Variant,
+        views: &[Placed<'_>],
+        window: &Window,
+        mut params: Params,
+        mut bindings: Vec<Bind>,
+    ) -> Result<()> {
+        let teams = u64::from(variant.workgroup / variant.team);
+        let grid = crate::gpu::grid((window.rows as u64).div_ceil(teams), self.max_workgroups)?;
+        params.rows = window.rows as u32;
+        params.first_row = window.first_row as u32;
+        params.grid_x = grid[0];
+        params.sizes = window.sizes;
+        for ((role, view, _), part) in views.iter().zip(&window.parts) {
+            let (name, strides) = match role {
+                Role::X => ("x_data", &mut params.x_strides),
+                Role::Second => ("w_data", &mut params.w_strides),
+                Role::Y => ("y_data", &mut params.y_strides),
+            };
+            *strides = part.strides;
+            params.bases[*role as usize] = part.base;
+            bindings.push(Bind {
+                name,
+                buffer: view.buffer.clone(),
+                offset: part.offset,
+                size: part.size,
+            });
+        }
+        self.dispatches.add(kernel, params, grid, bindings);
+        Ok(())
+    }
+}
+
+/// Every variant of the shaders that can come about, as a name and its WGSL, for the tests that validate and translate them.
+#[doc(hidden)]
+pub fn shader_variants() -> Vec<(String, String)> {
+    let storages = [
+        (DType::F32, false),
+        (DType::F16, true),
+        (DType::F16, false),
+        (DType::Bf16, false),
+    ];
+    let widths = [
+        (1, 1),
+        (4, 4),
+        (8, 8),
+        (16, 32),
+        (16, 128),
+        (16, 1),
+        (4, 1),
+        (256, 32),
+        (256, 1),
+    ];
+    let mut all = Vec::new();
+    for kind in ReductionKind::ALL {
+        for (s, (dtype, shader_f16)) in storages.into_iter().enumerate() {
+            for (i, (team, lanes)) in widths.into_iter().enumerate() {
+                // Options that do not interact take turns.
+                let turn = i + s + kind as usize;
+                let columns = team == 1;
+                let quads = turn.is_multiple_of(2) && !columns;
+                let variant = Variant {
+                    kind,
+                    mode: [SumMode::Pairwise, SumMode::Compensated][turn % 2],
+                    dtype,
+                    dims: 1 + turn as u32 % 4,
+                    columns,
+                    team,
+                    accumulators: if columns { 2 } else { VIRTUAL.div_ceil(team) },
+                    workgroup: team.max(64),
+                    subgroups: lanes > 1 && team > 1,
+                    lanes,
+                    shader_f16,
+                    all_read_write: turn % 3 == 2,
+                    quads: [quads; 2],
+                };
+                let native = if shader_f16 { "_native" } else { "" };
+                all.push((format!("{kind}_{dtype}{native}_{i}"), variant.source()));
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,311 @@
+//! Reductions over any set of axes: sums, means, variances, norms, dot products, minima, maxima and where they are.
+//!
+//! # Definition
+//! Over the n elements x of a row (everything that the reduced axes make one):
+//!
+//! | kind | result | of nothing |
+//! |---|---|---|
+//! | sum, sum_square, L1 norm | `sum x`, `sum x^2`, `sum abs(x)` | 0 |
+//! | mean | `sum x / n` | NaN |
+//! | variance, std | `sum (x - mean)^2 / (n - correction)`, its root | NaN, as wherever `n <= correction` |
+//! | L2 norm, largest magnitude | `sqrt(sum x^2)`, `max abs(x)` | 0 |
+//! | dot | `sum x w` with a second tensor of the same shape | 0 |
+//! | log_sum | `log(sum x)`; NaN of a negative sum | -inf |
+//! | min, max, argmin, argmax | the extreme, or the first index that has it | a typed error |
+//!
+//! # Shapes
+//! Any rank and any axes; the result lacks them or, with `keepdims`, has size 1 there. Indices count the elements of the reduced
+//! axes in C order.
+//!
+//! # Numerics
+//! Storage f32, f16 or bf16. Terms are summed in f32 by error-free transforms, in a fixed tree; terms that would overflow or
+//! vanish are kept scaled, so that a result is only infinite or zero if its true value rounds to that. Variance merges chunks by
+//! Chan's formula about each chunk's own mean, and is never negative. Error bounds stand in [`bounds`]; results of f16 and bf16
+//! are rounded once more. The same device, driver and version give the same bits on every run; the subgroup width does not matter.
+//!
+//! NaN makes every result NaN (and is what argmin and argmax find); infinities of both signs make a sum NaN, one infinity makes
+//! it infinite; variance of an infinity is NaN. The zeros tie.
+//!
+//! # Cost
+//! Every element is read once; twice, the second time from caches, for variance and std. Rows cut into chunks leave 32 bytes each.
+//!
+//! # Gradients
+//! [`backward`] gives the gradient with respect to x. It is computed by the CPU code also where the context has a device. Where
+//! there is no derivative: 0 for a norm at 0, and the first extreme element takes all.
+//!
+//! # Source
+//! Error-free transforms after Knuth and Dekker, accumulators by magnitude after Blue (1978), merging of variances after Chan,
+//! Golub and LeVeque (1979).
+
+pub mod bounds;
+pub mod cases;
+pub mod cpu;
+mod kernels;
+mod layout;
+mod oneshot;
+mod options;
+pub mod reference;
+
+#[doc(hidden)]
+pub use kernels::shader_variants;
+pub use oneshot::{ReductionInput, arg_reduce_async, backward_async, reduce_async};
+// A browser's main thread must not block.
+#[cfg(not(target_arch = "wasm32"))]
+pub use oneshot::{
+    arg_reduce, argmax, argmin, backward, dot, log_sum, max, mean, min, norm_l1, norm_l2, norm_max, reduce, std, sum,
+    sum_square, variance,
+};
+pub use oneshot::{
+    argmax_async, argmin_async, dot_async, log_sum_async, max_async, mean_async, min_async, norm_l1_async,
+    norm_l2_async, norm_max_async, std_async, sum_async, sum_square_async, variance_async,
+};
+#[cfg(not(target_arch = "wasm32"))]
+pub use oneshot::{check_backward, check_forward, check_indices};
+pub use options::{ReductionKind, ReductionOptions, SumMode};
+
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::gpu::{BufferView, Gpu, Recording};
+
+/// A reduction for embedding: bound to buffers once, recorded into a caller's encoder or pass any number of times.
+///
+/// ```no_run
+/// # fn frame(device: &wgpu::Device, queue: &wgpu::Queue, field: &wgpu::Buffer, out: &wgpu::Buffer, encoder: &mut wgpu::CommandEncoder) -> macheps::Result<()> {
+/// # use macheps::wgpu;
+/// use macheps::{BufferView, DType, Gpu, Reduction, ReductionKind, ReductionOptions, ReductionViews};
+/// let gpu = Gpu::borrow(device, queue);
+/// let norm = Reduction::new(&gpu, ReductionKind::NormL2, DType::F32, ReductionOptions::over(&[-1]))?;
+/// let x = BufferView::new(field, DType::F32, &[64, 1000]);
+/// let y = BufferView::new(out, DType::F32, &[64]);
+/// let bound = norm.bind(&ReductionViews::new(x, y))?; // outside the frame
+/// bound.record(encoder); // every frame
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Reduction {
+    gpu: Gpu,
+    kind: ReductionKind,
+    dtype: DType,
+    options: ReductionOptions,
+    chunk: Option<usize>,
+}
+
+/// What a reduction works on.
+#[derive(Clone, Debug)]
+pub struct ReductionViews {
+    /// Input.
+    pub x: BufferView,
+    /// Second input of a dot product, of the shape of `x`; strides of 0 repeat it.
+    pub second: Option<BufferView>,
+    /// Output: the shape of `x` without the reduced axes, or with size 1 there. For argmin and argmax it is a view of 32-bit
+    /// words, of type f32, which receive u32 indices.
+    pub y: BufferView,
+    /// Scratch of at least [`Reduction::workspace_size`] bytes at an offset that is a multiple of 256; where it is needed and
+    /// not given, `bind` allocates it.
+    pub workspace: Option<(wgpu::Buffer, u64)>,
+}
+
+impl ReductionViews {
+    /// Input and output, nothing else.
+    pub fn new(x: BufferView, y: BufferView) -> ReductionViews {
+        ReductionViews {
+            x,
+            second: None,
+            y,
+            workspace: None,
+        }
+    }
+}
+
+/// A reduction bound to its buffers: records dispatches and nothing else. It keeps the buffers alive.
+pub struct BoundReduction {
+    recording: Recording,
+}
+
+impl BoundReduction {
+    /// Records into an encoder as one compute pass. Creates no other wgpu object, submits nothing, waits for nothing; any
+    /// number of times per encoder.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.recording.record(encoder);
+    }
+
+    /// Records into an open compute pass.
+    pub fn record_pass(&self, pass: &mut wgpu::ComputePass<'_>) {
+        self.recording.record_pass(pass);
+    }
+
+    /// Number of dispatches.
+    pub fn dispatches(&self) -> usize {
+        self.recording.dispatches()
+    }
+
+    pub(crate) fn into_recording(self) -> Recording {
+        self.recording
+    }
+}
+
+impl Reduction {
+    /// A reduction of a storage type. Pipelines are built by the first `bind` that needs them and shared by everything on the
+    /// same [`Gpu`].
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a correction that is negative or not finite; [`Error::Unsupported`] for a mode that is not there.
+    pub fn new(gpu: &Gpu, kind: ReductionKind, dtype: DType, options: ReductionOptions) -> Result<Reduction> {
+        let any_axes = ReductionOptions {
+            axes: None,
+            ..options.clone()
+        };
+        any_axes.check(kind, &[1])?;
+        Ok(Reduction {
+            gpu: gpu.clone(),
+            kind,
+            dtype,
+            options,
+            chunk: None,
+        })
+    }
+
+    /// Cuts rows into chunks of about so many elements in place of the choice by shape and device, for tests of what is cut.
+    #[doc(hidden)]
+    pub fn with_chunk(mut self, elements: usize) -> Reduction {
+        self.chunk = Some(elements);
+        self
+    }
+
+    /// Bytes of workspace that a call on this view needs: 32 for every chunk of rows that are cut, else 0.
+    ///
+    /// # Errors
+    /// Those of [`Reduction::bind`] about shapes and limits.
+    pub fn workspace_size(&self, x: &BufferView, second: Option<&BufferView>) -> Result<u64> {
+        self.options.check(self.kind, x.shape())?;
+        Ok(kernels::cutting(&self.gpu, &self.options, x, second, self.chunk)?.workspace())
+    }
+
+    /// Binds a call: builds what pipelines are missing, makes bind groups and parameters. Meant for outside the frame.
+    ///
+    /// # Shapes
+    /// As [`ReductionViews`] says. Offsets and strides are free; nothing may overlap `y`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for shapes and axes that do not fit, rows without elements where there is no answer, views beyond their
+    /// buffers and a workspace that is too small; [`Error::DTypeMismatch`], [`Error::Aliased`], [`Error::BufferUsage`],
+    /// [`Error::Limit`]; [`Error::Unsupported`] for views with more than four separately strided dimensions that stay;
+    /// [`Error::DeviceLost`].
+    pub fn bind(&self, views: &ReductionViews) -> Result<BoundReduction> {
+        self.gpu.check_alive()?;
+        let (x, y) = (&views.x, &views.y);
+        self.options.check(self.kind, x.shape())?;
+        if self.kind.takes_two() != views.second.is_some() {
+            return Err(Error::shape(
+                "second view",
+                if self.kind.takes_two() { "one" } else { "none" },
+                if self.kind.takes_two() { "none" } else { "one" },
+            ));
+        }
+        let inputs = [("x", Some(x)), ("second", views.second.as_ref())];
+        let inputs = || inputs.iter().filter_map(|&(what, view)| view.map(|v| (what, v)));
+        for (what, view) in inputs() {
+            expect_type(what, view, self.dtype)?;
+            view.check(what)?;
+            if view.shape != x.shape {
+                return Err(Error::shape(
+                    format!("shape of {what}"),
+                    format!("{:?}", x.shape),
+                    format!("{:?}", view.shape),
+                ));
+            }
+            if view.overlaps(y) {
+                return Err(Error::Aliased {
+                    first: what,
+                    second: "y",
+                });
+            }
+        }
+        expect_type("y", y, if self.kind.is_arg() { DType::F32 } else { self.dtype })?;
+        y.check_writable("y")?;
+        let fitted = fit(y, &self.options, x.shape())?;
+        let need = self.workspace_size(x, views.second.as_ref())?;
+        if let Some((buffer, offset)) = &views.workspace {
+            if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+                return Err(Error::BufferUsage {
+                    what: "workspace",
+                    needed: "STORAGE".into(),
+                });
+            }
+            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
+                return Err(Error::shape(
+                    "workspace",
+                    format!("{need} bytes at an offset that is a multiple of 256"),
+                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
+                ));
+            }
+            for (first, view) in inputs().chain([("y", y)]) {
+                if view.shares_bytes(buffer, *offset..offset + need) {
+                    return Err(Error::Aliased {
+                        first,
+                        second: "workspace",
+                    });
+                }
+            }
+        }
+        let call = kernels::Call {
+            kind: self.kind,
+            options: &self.options,
+            x,
+            second: views.second.as_ref(),
+            y: &fitted,
+            workspace: views
+                .workspace
+                .as_ref()
+                .filter(|_| need > 0)
+                .map(|(buffer, offset)| (buffer, *offset)),
+            chunk: self.chunk,
+        };
+        Ok(BoundReduction {
+            recording: kernels::bind(&self.gpu, &call)?,
+        })
+    }
+}
+
+fn expect_type(what: &'static str, view: &BufferView, expected: DType) -> Result<()> {
+    if view.dtype() == expected {
+        return Ok(());
+    }
+    Err(Error::DTypeMismatch {
+        what,
+        expected,
+        got: view.dtype(),
+    })
+}
+
+/// A result's view brought to the rank of `shape`.
+fn fit(y: &BufferView, options: &ReductionOptions, shape: &[usize]) -> Result<BufferView> {
+    let reduced = options.reduced(shape)?;
+    let with: Vec<usize> = shape
+        .iter()
+        .zip(&reduced)
+        .map(|(&n, &gone)| if gone { 1 } else { n })
+        .collect();
+    let without: Vec<usize> = (0..shape.len()).filter(|&d| !reduced[d]).map(|d| shape[d]).collect();
+    if y.shape == with {
+        return Ok(y.clone());
+    }
+    if y.shape != without {
+        return Err(Error::shape(
+            "shape of y",
+            format!("{without:?} or {with:?}"),
+            format!("{:?}", y.shape),
+        ));
+    }
+    let mut strides = y.strides.iter().copied();
+    let fitted = BufferView {
+        strides: reduced
+            .iter()
+            .map(|&gone| if gone { 0 } else { strides.next().unwrap_or(0) })
+            .collect(),
+        shape: with,
+        ..y.clone()
+    };
+    Ok(fitted)
+}

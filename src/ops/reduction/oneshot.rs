@@ -1,0 +1,651 @@
+//! One call from host data to host data, on a GPU or on the CPU path; and tensors on the device.
+
+use super::layout::Layout;
+use super::options::{ReductionKind, ReductionOptions};
+use super::{BoundReduction, Reduction, ReductionViews, bounds, cpu, reference};
+use crate::accuracy::check;
+use crate::context::{Context, CrossCheck};
+use crate::element::Element;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Recording};
+use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
+use crate::rows::element_count;
+use crate::tensor::{Chain, Tensor, check_len, checked_count};
+
+/// Input of a reduction in host memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ReductionInput<'a, T> {
+    /// Values in C order.
+    pub x: &'a [T],
+    /// Shape.
+    pub shape: &'a [usize],
+    /// The second tensor of a dot product, of the same shape.
+    pub second: Option<&'a [T]>,
+}
+
+impl<'a, T> ReductionInput<'a, T> {
+    /// Of one tensor.
+    pub fn new(x: &'a [T], shape: &'a [usize]) -> Self {
+        ReductionInput { x, shape, second: None }
+    }
+
+    /// Of two tensors of one shape, for dot products.
+    pub fn pair(x: &'a [T], second: &'a [T], shape: &'a [usize]) -> Self {
+        ReductionInput {
+            x,
+            shape,
+            second: Some(second),
+        }
+    }
+}
+
+/// A checked call.
+pub(super) struct Problem<'a, T: Element> {
+    kind: ReductionKind,
+    input: ReductionInput<'a, T>,
+    options: &'a ReductionOptions,
+    layout: Layout,
+    /// Elements of the result.
+    rows: usize,
+    chunk: Option<usize>,
+}
+
+/// Values, or indices of argmin and argmax.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reduced<T> {
+    Values(Vec<T>),
+    Indices(Vec<u64>),
+}
+
+impl<'a, T: Element> Problem<'a, T> {
+    pub(super) fn new(
+        kind: ReductionKind,
+        input: &ReductionInput<'a, T>,
+        options: &'a ReductionOptions,
+    ) -> Result<Self> {
+        let shape = input.shape;
+        options.check(kind, shape)?;
+        check_len("x", input.x.len(), shape)?;
+        if kind.takes_two() != input.second.is_some() {
+            let (expected, got) = if kind.takes_two() {
+                ("one", "none")
+            } else {
+                ("none", "one")
+            };
+            return Err(Error::shape("second tensor", expected, got));
+        }
+        if let Some(second) = input.second {
+            check_len("the second tensor", second.len(), shape)?;
+        }
+        let rows = checked_count("the result", &options.output_shape(shape)?)?;
+        Ok(Problem {
+            kind,
+            input: *input,
+            options,
+            layout: Layout::contiguous(shape, options)?,
+            rows,
+            chunk: None,
+        })
+    }
+
+    pub(super) fn with_chunk(mut self, chunk: Option<usize>) -> Self {
+        self.chunk = chunk;
+        self
+    }
+
+    /// Computes into `y`, which has an element for every row.
+    pub(super) fn write_on_cpu(&self, y: &mut [T]) {
+        cpu::forward(
+            self.kind,
+            self.input.x,
+            self.input.second,
+            &self.layout,
+            self.options,
+            y,
+        );
+    }
+
+    pub(super) fn expected_row(&self, row: usize) -> reference::Row {
+        let (x, second) = reference::gather(&self.layout, self.input.x, self.input.second, row);
+        reference::row(self.kind, &x, &second, self.options.correction)
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bound on the error of a row's result.
+    pub(super) fn bound(&self, expected: &reference::Row) -> f64 {
+        bounds::bound(self.kind, self.options.mode, T::DTYPE, expected)
+    }
+
+    /// Recomputes rows by the oracle and compares.
+    fn compare(&self, how: CrossCheck, output: &Reduced<T>) -> Result<()> {
+        for row in checked_rows(how, self.rows) {
+            let expected = self.expected_row(row);
+            let mismatch = |got: f64, bound: f64| Error::Mismatch {
+                kernel: self.kind.name(),
+                index: row,
+                gpu: got,
+                cpu: expected.value,
+                bound,
+            };
+            match output {
+                Reduced::Values(y) => {
+                    let bound = self.bound(&expected);
+                    check(&y[row..=row], &[expected.value], &[bound]).map_err(|m| mismatch(m.got, m.bound))?;
+                }
+                Reduced::Indices(y) if y[row] as f64 != expected.value => return Err(mismatch(y[row] as f64, 0.0)),
+                Reduced::Indices(_) => (),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn bound_on(&self, gpu: &Gpu) -> Result<(BoundReduction, wgpu::Buffer, u64)> {
+        let context = Context::from_gpu(gpu.clone());
+        let view = |values: &[T]| {
+            let tensor = context.upload(values, self.input.shape)?;
+            tensor.view().ok_or_else(|| gpu.lost_error())
+        };
+        let shape = self.options.output_shape(self.input.shape)?;
+        let x = view(self.input.x)?;
+        let second = self.input.second.map(view).transpose()?;
+        // Indices take the place of f32.
+        let (y, size) = if self.kind.is_arg() {
+            (Tensor::<f32>::on_gpu(gpu, &shape)?.view(), 4)
+        } else {
+            (Tensor::<T>::on_gpu(gpu, &shape)?.view(), T::DTYPE.size())
+        };
+        let y = y.ok_or_else(|| gpu.lost_error())?;
+        let buffer = y.buffer.clone();
+        let mut reduction = Reduction::new(gpu, self.kind, T::DTYPE, self.options.clone())?;
+        reduction.chunk = self.chunk;
+        let bound = reduction.bind(&ReductionViews {
+            x,
+            second,
+            y,
+            workspace: None,
+        })?;
+        Ok((bound, buffer, (self.rows * size) as u64))
+    }
+}
+
+impl<T: Element> Job for Problem<'_, T> {
+    type Output = Reduced<T>;
+    type Bound = Simple;
+
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn on_cpu(&self) -> Result<Reduced<T>> {
+        if self.kind.is_arg() {
+            return Ok(Reduced::Indices(cpu::indices(self.kind, self.input.x, &self.layout)));
+        }
+        let mut y = allocate(self.rows)?;
+        self.write_on_cpu(&mut y);
+        Ok(Reduced::Values(y))
+    }
+
+    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
+        let (bound, buffer, bytes) = self.bound_on(gpu)?;
+        Ok(Simple {
+            recording: bound.into_recording(),
+            outputs: vec![(buffer, bytes)],
+        })
+    }
+
+    fn decode(&self, outputs: &[&[u8]]) -> Result<Reduced<T>> {
+        if !self.kind.is_arg() {
+            return Ok(Reduced::Values(elements(outputs[0])));
+        }
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(outputs[0]);
+        Ok(Reduced::Indices(words.into_iter().map(u64::from).collect()))
+    }
+
+    fn cross_check(&self, how: CrossCheck, output: &Reduced<T>, _: Option<&Simple>) -> Result<()> {
+        self.compare(how, output)
+    }
+}
+
+impl<T: Element> Problem<'_, T> {
+    /// Records the call on a device.
+    pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
+        Ok(self.bound_on(gpu)?.0.into_recording())
+    }
+}
+
+fn values<T: Element>(kind: ReductionKind, reduced: Reduced<T>) -> Result<Vec<T>> {
+    match reduced {
+        Reduced::Values(values) => Ok(values),
+        Reduced::Indices(_) => Err(Error::Unsupported {
+            what: format!("{kind} as values"),
+            reason: "its results are indices; use arg_reduce".into(),
+        }),
+    }
+}
+
+fn indices<T: Element>(kind: ReductionKind, reduced: Reduced<T>) -> Result<Vec<u64>> {
+    match reduced {
+        Reduced::Indices(indices) => Ok(indices),
+        Reduced::Values(_) => Err(Error::Unsupported {
+            what: format!("{kind} as indices"),
+            reason: "its results are values; use reduce".into(),
+        }),
+    }
+}
+
+/// Reduces host data over the axes of the options. The result is in C order, its shape
+/// [`ReductionOptions::output_shape`].
+///
+/// Blocks until the result is here. For definitions, bounds and rows that are not ordinary see the [module](super).
+///
+/// # Shapes
+/// `input.x` has as many elements as `input.shape` says, and so has the second tensor of a dot product. Empty ones are valid.
+///
+/// # Cost
+/// On a GPU: upload, one submission, readback, and buffers of its own. On the CPU path one pass over memory, on all threads.
+///
+/// # Errors
+/// [`Error::Shape`] for shapes, lengths and axes that do not fit, and for minima and maxima of nothing; [`Error::Option`] for a
+/// correction that is negative or not finite; [`Error::Unsupported`] for argmin and argmax ([`arg_reduce`] does them);
+/// [`Error::Limit`], [`Error::DeviceLost`], [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
+///
+/// ```
+/// use macheps::{Context, ReductionInput, ReductionKind, ReductionOptions};
+/// use macheps::ops::reduction::reduce;
+/// let input = ReductionInput::new(&[1.0f32, 2.0, 3.0, 4.0], &[2, 2]);
+/// let y = reduce(&Context::cpu(), ReductionKind::Sum, &input, &ReductionOptions::over(&[0]))?;
+/// assert_eq!(y, [4.0, 6.0]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+#[cfg(not(target_arch = "wasm32"))]
+pub fn reduce<T: Element>(
+    context: &Context,
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    values(kind, job::run(&Problem::new(kind, input, options)?, context)?)
+}
+
+/// As `reduce`, under any executor. On the CPU path it computes when first polled.
+///
+/// # Errors
+/// Those of `reduce`.
+pub async fn reduce_async<T: Element>(
+    context: &Context,
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    values(
+        kind,
+        job::run_async(&Problem::new(kind, input, options)?, context).await?,
+    )
+}
+
+/// Indices of extremes of host data: argmin and argmax. They count the elements of the reduced axes in C order.
+///
+/// # Errors
+/// Those of [`reduce`]; [`Error::Unsupported`] for every other kind.
+///
+/// ```
+/// use macheps::{Context, ReductionInput, ReductionKind, ReductionOptions};
+/// let input = ReductionInput::new(&[1.0f32, 7.0, 7.0, f32::NAN], &[2, 2]);
+/// let options = ReductionOptions::over(&[1]);
+/// let at = macheps::ops::reduction::arg_reduce(&Context::cpu(), ReductionKind::ArgMax, &input, &options)?;
+/// assert_eq!(at, [1, 1]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+#[cfg(not(target_arch = "wasm32"))]
+pub fn arg_reduce<T: Element>(
+    context: &Context,
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    options: &ReductionOptions,
+) -> Result<Vec<u64>> {
+    indices(kind, job::run(&Problem::new(kind, input, options)?, context)?)
+}
+
+/// As `arg_reduce`, under any executor.
+///
+/// # Errors
+/// Those of `arg_reduce`.
+pub async fn arg_reduce_async<T: Element>(
+    context: &Context,
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    options: &ReductionOptions,
+) -> Result<Vec<u64>> {
+    indices(
+        kind,
+        job::run_async(&Problem::new(kind, input, options)?, context).await?,
+    )
+}
+
+macro_rules! plain {
+    ($($name:ident, $name_async:ident, $kind:ident, $what:literal;)*) => {$(
+        #[doc = concat!($what, " over the axes of the options; see [`reduce`] and the [module](crate::ops::reduction) for the contract.")]
+        ///
+        /// # Errors
+        /// Those of [`reduce`].
+        #[cfg(not(target_arch = "wasm32"))]
+        pub fn $name<T: Element>(
+            context: &Context,
+            x: &[T],
+            shape: &[usize],
+            options: &ReductionOptions,
+        ) -> Result<Vec<T>> {
+            reduce(context, ReductionKind::$kind, &ReductionInput::new(x, shape), options)
+        }
+
+        #[doc = concat!($what, " over the axes of the options, under any executor.")]
+        ///
+        /// # Errors
+        /// Those of [`reduce_async`].
+        pub async fn $name_async<T: Element>(
+            context: &Context,
+            x: &[T],
+            shape: &[usize],
+            options: &ReductionOptions,
+        ) -> Result<Vec<T>> {
+            reduce_async(context, ReductionKind::$kind, &ReductionInput::new(x, shape), options).await
+        }
+    )*};
+}
+plain! {
+    sum, sum_async, Sum, "Sum";
+    mean, mean_async, Mean, "Mean";
+    variance, variance_async, Variance, "Variance";
+    std, std_async, Std, "Standard deviation";
+    norm_l1, norm_l1_async, NormL1, "Sum of magnitudes";
+    norm_l2, norm_l2_async, NormL2, "Euclidean norm";
+    norm_max, norm_max_async, NormMax, "Largest magnitude";
+    min, min_async, Min, "Smallest element";
+    max, max_async, Max, "Largest element";
+    sum_square, sum_square_async, SumSquare, "Sum of squares";
+    log_sum, log_sum_async, LogSum, "Logarithm of the sum";
+}
+
+macro_rules! plain_index {
+    ($($name:ident, $name_async:ident, $kind:ident, $what:literal;)*) => {$(
+        #[doc = concat!("Index of the first ", $what, " element over the axes of the options; see [`arg_reduce`].")]
+        ///
+        /// # Errors
+        /// Those of [`arg_reduce`].
+        #[cfg(not(target_arch = "wasm32"))]
+        pub fn $name<T: Element>(
+            context: &Context,
+            x: &[T],
+            shape: &[usize],
+            options: &ReductionOptions,
+        ) -> Result<Vec<u64>> {
+            arg_reduce(context, ReductionKind::$kind, &ReductionInput::new(x, shape), options)
+        }
+
+        #[doc = concat!("Index of the first ", $what, " element over the axes of the options, under any executor.")]
+        ///
+        /// # Errors
+        /// Those of [`arg_reduce_async`].
+        pub async fn $name_async<T: Element>(
+            context: &Context,
+            x: &[T],
+            shape: &[usize],
+            options: &ReductionOptions,
+        ) -> Result<Vec<u64>> {
+            arg_reduce_async(context, ReductionKind::$kind, &ReductionInput::new(x, shape), options).await
+        }
+    )*};
+}
+plain_index! {
+    argmin, argmin_async, ArgMin, "smallest";
+    argmax, argmax_async, ArgMax, "largest";
+}
+
+/// Sum of products of two tensors over the axes of the options; see [`reduce`].
+///
+/// # Errors
+/// Those of [`reduce`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn dot<T: Element>(
+    context: &Context,
+    x: &[T],
+    second: &[T],
+    shape: &[usize],
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    let input = ReductionInput::pair(x, second, shape);
+    reduce(context, ReductionKind::Dot, &input, options)
+}
+
+/// Sum of products of two tensors over the axes of the options, under any executor.
+///
+/// # Errors
+/// Those of [`reduce_async`].
+pub async fn dot_async<T: Element>(
+    context: &Context,
+    x: &[T],
+    second: &[T],
+    shape: &[usize],
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    let input = ReductionInput::pair(x, second, shape);
+    reduce_async(context, ReductionKind::Dot, &input, options).await
+}
+
+fn gradient<T: Element>(
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    upstream: &[T],
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    if kind.is_arg() {
+        return Err(Error::Unsupported {
+            what: format!("the gradient of {kind}"),
+            reason: "an index has none".into(),
+        });
+    }
+    let problem = Problem::new(kind, input, options)?;
+    check_len("upstream", upstream.len(), &options.output_shape(input.shape)?)?;
+    let mut dx = allocate(input.x.len())?;
+    cpu::backward(kind, input.x, input.second, upstream, &problem.layout, options, &mut dx);
+    Ok(dx)
+}
+
+/// Gradient of `sum(upstream * reduce(x))` with respect to `x`, in the input's shape.
+///
+/// It is computed by the CPU code, also where the context has a device.
+///
+/// # Shapes
+/// As [`reduce`]; `upstream` has the result's elements, C-ordered.
+///
+/// # Numerics
+/// f64 inside, rounded once. Where there is no derivative: 0 for a norm at 0, and the first of several extreme elements takes
+/// all. For the gradient with respect to the second tensor of a dot product exchange the two.
+///
+/// # Errors
+/// Those of [`reduce`]; [`Error::Unsupported`] for argmin and argmax.
+///
+/// ```
+/// use macheps::{Context, ReductionInput, ReductionKind, ReductionOptions};
+/// let input = ReductionInput::new(&[3.0f32, 4.0], &[2]);
+/// let options = ReductionOptions::default();
+/// let dx = macheps::ops::reduction::backward(&Context::cpu(), ReductionKind::NormL2, &input, &[5.0], &options)?;
+/// assert_eq!(dx, [3.0, 4.0]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+#[cfg(not(target_arch = "wasm32"))]
+pub fn backward<T: Element>(
+    _context: &Context,
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    upstream: &[T],
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    gradient(kind, input, upstream, options)
+}
+
+/// As `backward`, under any executor.
+///
+/// # Errors
+/// Those of `backward`.
+pub async fn backward_async<T: Element>(
+    _context: &Context,
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    upstream: &[T],
+    options: &ReductionOptions,
+) -> Result<Vec<T>> {
+    gradient(kind, input, upstream, options)
+}
+
+/// Compares values with the CPU reference; gives the largest error as a fraction of its bound.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the first element beyond its bound, and those of [`reduce`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn check_forward<T: Element>(
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    options: &ReductionOptions,
+    y: &[T],
+) -> Result<f64> {
+    let problem = Problem::new(kind, input, options)?;
+    let rows: Vec<_> = (0..problem.rows).map(|row| problem.expected_row(row)).collect();
+    let want: Vec<f64> = rows.iter().map(|r| r.value).collect();
+    let bounds: Vec<f64> = rows.iter().map(|r| problem.bound(r)).collect();
+    judge(kind.name(), y, &want, &bounds)
+}
+
+/// Compares indices with the CPU reference.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the first that differs, and those of [`arg_reduce`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn check_indices<T: Element>(
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    options: &ReductionOptions,
+    y: &[u64],
+) -> Result<()> {
+    let problem = Problem::new(kind, input, options)?;
+    check_len("indices", y.len(), &options.output_shape(input.shape)?)?;
+    problem.compare(CrossCheck::Full, &Reduced::Indices(y.to_vec()))
+}
+
+/// Compares a gradient with the CPU reference; gives the largest error as a fraction of its bound.
+///
+/// # Errors
+/// [`Error::Mismatch`] for the first element beyond its bound, and those of [`backward`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn check_backward<T: Element>(
+    kind: ReductionKind,
+    input: &ReductionInput<'_, T>,
+    upstream: &[T],
+    options: &ReductionOptions,
+    dx: &[T],
+) -> Result<f64> {
+    let problem = Problem::new(kind, input, options)?;
+    check_len("upstream", upstream.len(), &options.output_shape(input.shape)?)?;
+    let count = element_count(input.shape).unwrap_or(0);
+    let (mut want, mut bounds) = (vec![0.0; count], vec![0.0; count]);
+    for (row, upstream) in upstream.iter().enumerate() {
+        let (x, second) = reference::gather(&problem.layout, input.x, input.second, row);
+        let start = problem.layout.start(row)[0];
+        let g = f64::from(upstream.to_f32());
+        for (i, (value, magnitude)) in reference::backward_row(kind, &x, &second, options.correction, g)
+            .into_iter()
+            .enumerate()
+        {
+            let at = start + problem.layout.element(i)[0];
+            want[at] = value;
+            bounds[at] = bounds::gradient_bound(T::DTYPE, value, magnitude);
+        }
+    }
+    judge(kind.backward_name(), dx, &want, &bounds)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn judge<T: Element>(kernel: &'static str, got: &[T], want: &[f64], bounds: &[f64]) -> Result<f64> {
+    match check(got, want, bounds) {
+        Ok(worst) => Ok(worst.of_bound),
+        Err(m) => Err(Error::Mismatch {
+            kernel,
+            index: m.index,
+            gpu: m.got,
+            cpu: m.want,
+            bound: m.bound,
+        }),
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Chain<'_> {
+    /// A reduction from tensor to tensor, of `x`, or of `x` and `second` for a dot product.
+    ///
+    /// On a device it is recorded and runs with [`Chain::submit`]; with cross-check on, it is submitted and compared at once.
+    ///
+    /// # Errors
+    /// Those of [`Reduction::bind`]; [`Error::Unsupported`] for a tensor of another context, and for argmin and argmax, whose
+    /// indices are no tensor.
+    pub fn reduce<T: Element>(
+        &mut self,
+        kind: ReductionKind,
+        x: &Tensor<T>,
+        second: Option<&Tensor<T>>,
+        options: &ReductionOptions,
+    ) -> Result<Tensor<T>> {
+        if kind.is_arg() {
+            return Err(Error::Unsupported {
+                what: format!("{kind} in a chain"),
+                reason: "indices are no tensor; use arg_reduce or Reduction".into(),
+            });
+        }
+        let shape = options.output_shape(x.shape())?;
+        let elsewhere = || Error::Unsupported {
+            what: "a tensor of another context".into(),
+            reason: "upload it to the chain's context".into(),
+        };
+        if let Some(second) = second.filter(|s| s.shape() != x.shape()) {
+            return Err(Error::shape(
+                "shape of the second tensor",
+                format!("{:?}", x.shape()),
+                format!("{:?}", second.shape()),
+            ));
+        }
+        let Some(gpu) = self.context().gpu().cloned() else {
+            let input = ReductionInput {
+                x: x.host().ok_or_else(elsewhere)?,
+                shape: x.shape(),
+                second: second.map(|s| s.host().ok_or_else(elsewhere)).transpose()?,
+            };
+            let y = values(kind, Problem::new(kind, &input, options)?.on_cpu()?)?;
+            return Ok(Tensor::on_cpu(y, &shape));
+        };
+        let view = |t: &Tensor<T>| t.view().filter(|_| t.is_on(&gpu)).ok_or_else(elsewhere);
+        let reduction = Reduction::new(&gpu, kind, T::DTYPE, options.clone())?;
+        let y = Tensor::on_gpu(&gpu, &shape)?;
+        let bound = reduction.bind(&ReductionViews {
+            x: view(x)?,
+            second: second.map(view).transpose()?,
+            y: view(&y)?,
+            workspace: None,
+        })?;
+        self.record(&bound.into_recording());
+        if self.context().cross_check() != CrossCheck::Off {
+            self.flush()?;
+            let host = x.download()?;
+            let second = second.map(Tensor::download).transpose()?;
+            let input = ReductionInput {
+                x: &host,
+                shape: x.shape(),
+                second: second.as_deref(),
+            };
+            let problem = Problem::new(kind, &input, options)?;
+            problem.compare(self.context().cross_check(), &Reduced::Values(y.download()?))?;
+        }
+        Ok(y)
+    }
+}
