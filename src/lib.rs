@@ -37,7 +37,7 @@ pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
 pub use ops::audit::{Audit, TensorAudit};
 pub use ops::reduction::{
-    BoundReduction, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
+    BoundReduction, ExactSum, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
 };
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
