@@ -190,8 +190,8 @@ fn state_of(r: Record) -> State {
 
 // Bits of the storage type nearest to q * 2^pos units and a little more where `more`; ties to even. q has its highest bit set.
 fn rounded(q: u32, pos: i32, more: bool) -> u32 {
-    let precision = i32(PRECISION) - 1i;
-    let quantum = max(pos + 31i - precision, i32(LOWEST_BIT));
+    let fraction = i32(PRECISION) - 1i;
+    let quantum = max(pos + 31i - fraction, i32(LOWEST_BIT));
     let dropped = u32(quantum - pos);
     if dropped > 32u {
         return 0u;

@@ -234,7 +234,7 @@ fn binned_sum_losing_a_carry() {
                 "        carry = 0i;\n    }\n    space[TOP",
             )],
         },
-        vec![1.5; 1000],
+        vec![1.99; 1000],
     );
     expect_caught(
         &Bug {
