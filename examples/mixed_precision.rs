@@ -274,11 +274,13 @@ enum Optimizer<T: Element> {
     Device(Box<OnDevice<T>>),
 }
 
+/// Weight, first moment, second moment, copy in the storage type.
+type Parameters<T> = (Vec<f32>, Vec<f32>, Vec<f32>, Vec<T>);
+
 struct OnHost<T> {
     scaler: HostLossScaler,
     adamw: HostAdamW,
-    /// Weight, first moment, second moment, copy in the storage type.
-    tensors: Vec<(Vec<f32>, Vec<f32>, Vec<f32>, Vec<T>)>,
+    tensors: Vec<Parameters<T>>,
     masters: bool,
 }
 
@@ -420,37 +422,33 @@ fn draw(runs: &[Run]) -> String {
     let y = |loss: f64| top + (height - top - bottom) * (high - loss.log10()) / (high - low);
     let mut svg = String::new();
     // Writing to a string does not fail.
-    let _ = write!(
+    let _ = writeln!(
         svg,
         r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="Helvetica, Arial, 'DejaVu Sans', sans-serif" font-size="13" fill="#1f2933" role="img" aria-label="Training loss over steps">
 <rect width="{width}" height="{height}" fill="#ffffff"/>
-<text x="24" y="34" font-size="19" font-weight="bold">Training loss, handwritten digits</text>
-"##
+<text x="24" y="34" font-size="19" font-weight="bold">Training loss, handwritten digits</text>"##
     );
     for power in low as i32..=high as i32 {
         let at = y(10f64.powi(power));
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            r##"<line x1="{left}" y1="{at:.1}" x2="{:.1}" y2="{at:.1}" stroke="#e4e7eb"/><text x="{:.1}" y="{:.1}" text-anchor="end" fill="#616e7c">1e{power}</text>
-"##,
+            r##"<line x1="{left}" y1="{at:.1}" x2="{:.1}" y2="{at:.1}" stroke="#e4e7eb"/><text x="{:.1}" y="{:.1}" text-anchor="end" fill="#616e7c">1e{power}</text>"##,
             width - right,
             left - 10.0,
             at + 4.5
         );
     }
     for step in (0..=STEPS).step_by(50) {
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            r##"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#616e7c">{step}</text>
-"##,
+            r##"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#616e7c">{step}</text>"##,
             x(step.min(STEPS - 1)),
             height - bottom + 20.0
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        r##"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#616e7c">step</text>
-"##,
+        r##"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="#616e7c">step</text>"##,
         (left + width - right) / 2.0,
         height - 14.0
     );
@@ -466,11 +464,10 @@ fn draw(runs: &[Run]) -> String {
         let stroke = if i == 0 { 5.0 } else { 1.8 };
         let opacity = if i == 0 { 0.3 } else { 1.0 };
         let (key, legend) = (24.0 + 290.0 * (i / 2) as f64, 60.0 + 22.0 * (i % 2) as f64);
-        let _ = write!(
+        let _ = writeln!(
             svg,
             r##"<polyline points="{points}" fill="none" stroke="{color}" stroke-width="{stroke}" stroke-opacity="{opacity}" stroke-linejoin="round"/>
-<line x1="{:.1}" y1="{legend:.1}" x2="{:.1}" y2="{legend:.1}" stroke="{color}" stroke-width="{stroke}" stroke-opacity="{opacity}"/><text x="{:.1}" y="{:.1}">{}</text>
-"##,
+<line x1="{:.1}" y1="{legend:.1}" x2="{:.1}" y2="{legend:.1}" stroke="{color}" stroke-width="{stroke}" stroke-opacity="{opacity}"/><text x="{:.1}" y="{:.1}">{}</text>"##,
             key,
             key + 28.0,
             key + 38.0,

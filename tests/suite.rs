@@ -35,6 +35,8 @@ mod gpu_planted;
 mod gpu_probe;
 #[path = "suite/gpu_reduction.rs"]
 mod gpu_reduction;
+#[path = "suite/gpu_reproducible.rs"]
+mod gpu_reproducible;
 #[path = "suite/robust.rs"]
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
@@ -57,5 +59,7 @@ mod mixed_precision;
 mod onnx;
 #[path = "suite/reduction.rs"]
 mod reduction;
+#[path = "suite/reproducible.rs"]
+mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;

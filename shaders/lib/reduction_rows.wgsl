@@ -32,7 +32,8 @@ struct Params {
     below: u32,
     // Records merged into one.
     fan: u32,
-    spare: u32,
+    // Elements of a row.
+    elements: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -97,8 +98,8 @@ fn locate_chunk(index: u32, live: bool) -> Chunk {
 
 // Four neighbouring elements along the innermost dimension of a chunk.
 struct Quad {
-    x: vec4<f32>,
-    w: vec4<f32>,
+    x: Four,
+    w: Four,
     inside: vec4<bool>,
     // Index of the first within the row.
     index: u32,
@@ -154,9 +155,4 @@ fn block_length() -> u32 {
 // Quad k of a block for accumulator `a` of `lane`: with TEAM * ACC = 16 the 64 virtual lanes do not depend on the team.
 fn quad_number(block: u32, k: u32, a: u32, lane: u32) -> u32 {
     return ((block * 8u + k) * ACC + a) * TEAM + lane;
-}
-
-struct Record {
-    a: vec4<u32>,
-    b: vec4<u32>,
 }

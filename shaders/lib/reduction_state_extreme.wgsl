@@ -1,5 +1,13 @@
 // What minima, maxima and their indices keep of a chunk (needs reduction_rows): the largest key, and the first index that
 // has it. Keys order NaN above all numbers, for minima as well as for maxima; 0 is no element at all.
+// Elements as they are loaded, and what a chunk leaves behind.
+alias Four = vec4<f32>;
+
+struct Record {
+    a: vec4<u32>,
+    b: vec4<u32>,
+}
+
 struct State {
     key: u32,
     index: u32,

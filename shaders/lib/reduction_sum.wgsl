@@ -2,6 +2,14 @@
 // go, by magnitude, into one of three pairs (sum, error): as they are, times 2^-160, or times 2^160. NaN and infinities are
 // counted by their bits and take no part in the arithmetic.
 
+// Elements as they are loaded, and what a chunk leaves behind.
+alias Four = vec4<f32>;
+
+struct Record {
+    a: vec4<u32>,
+    b: vec4<u32>,
+}
+
 const FLAG_NAN: u32 = 1u;
 const FLAG_INF: u32 = 2u;
 const FLAG_NEG_INF: u32 = 4u;

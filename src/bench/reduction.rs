@@ -4,6 +4,7 @@ use super::{Prepared, Workload};
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
+use crate::ops::reduction::SumMode;
 use crate::ops::reduction::cases::Case;
 use crate::verify::shape_text;
 
@@ -17,7 +18,11 @@ impl Workload for Case {
             Some(axes) if axes[..] == [0] => " axis 0",
             _ => "",
         };
-        format!("{}{axes}", shape_text(&self.shape))
+        let mode = match self.options.mode {
+            SumMode::Reproducible => " reproducible",
+            _ => "",
+        };
+        format!("{}{axes}{mode}", shape_text(&self.shape))
     }
 
     fn dtype(&self) -> DType {

@@ -76,11 +76,6 @@ impl Device {
         &self.adapter
     }
 
-    /// Where the library computes.
-    pub fn context(&self) -> &Context {
-        &self.context
-    }
-
     /// Position in the list of devices.
     pub fn index(&self) -> usize {
         self.context.choice().device.index

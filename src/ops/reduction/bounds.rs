@@ -5,6 +5,7 @@
 //! |---|---|
 //! | sum, dot, pairwise | `(log2 n + 4) u A` |
 //! | sum, dot, compensated | `2 u abs(s) + n u^2 A` |
+//! | sum, dot, mean, reproducible | half a unit in the last place of the storage type |
 //! | mean | that over n, and `2 u abs(mean)` |
 //! | L1 norm, sum_square | `(log2 n + 4) u` of the result |
 //! | L2 norm | `((log2 n + 4) / 2 + 2) u` of the result |
@@ -32,6 +33,11 @@ pub fn bound(kind: ReductionKind, mode: SumMode, dtype: DType, row: &Row) -> f64
         SumMode::Pairwise => pairwise * a,
         SumMode::Compensated | SumMode::Reproducible => compensated,
     };
+    if mode == SumMode::Reproducible && kind.has_mode() {
+        // Half a unit, and what the oracle, of about 106 bits, may be off.
+        return 0.5 * dtype.ulp(value) * (1.0 + 1e-9)
+            + U.powi(4) * a / if kind == ReductionKind::Mean { n } else { 1.0 };
+    }
     let in_f32 = match kind {
         ReductionKind::Sum | ReductionKind::Dot => summed,
         ReductionKind::Mean => summed / n + 2.0 * U * value,

@@ -444,6 +444,18 @@ pub fn verify_cases() -> Vec<Case> {
                     case.options.mode = SumMode::Compensated;
                     cases.push(case);
                 }
+                for (shape, axis, fill) in [
+                    (&[24, 61], 1, Fill::Special),
+                    (&[24, 61], 1, Fill::Large),
+                    (&[24, 61], 1, Fill::Tiny),
+                    (&[61, 47], 0, Fill::Ordinary),
+                    (&[3, 40_001], 1, Fill::Extreme),
+                    (&[3, 40_001], 1, Fill::Cancelling),
+                ] {
+                    let mut case = base(shape, Some(&[axis]), fill);
+                    case.options.mode = SumMode::Reproducible;
+                    cases.push(case);
+                }
             }
             if !kind.is_arg() {
                 let mut case = base(&[5, 33], Some(&[1]), positive);
@@ -480,6 +492,16 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         let mut compensated = Case::new(K::Sum, DType::F32, &[4096, 1024], last);
         compensated.options.mode = SumMode::Compensated;
         cases.push(compensated);
+        for (kind, shape, axes) in [
+            (K::Sum, &[4096, 1024][..], last),
+            (K::Sum, &[16_777_216], None),
+            (K::Sum, &[4096, 4096], first),
+            (K::Dot, &[16_777_216], None),
+        ] {
+            let mut reproducible = Case::new(kind, DType::F32, shape, axes);
+            reproducible.options.mode = SumMode::Reproducible;
+            cases.push(reproducible);
+        }
     }
     cases
 }

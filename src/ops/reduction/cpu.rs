@@ -3,6 +3,7 @@
 
 use super::layout::Layout;
 use super::options::{ReductionKind, ReductionOptions};
+use super::reproducible;
 use crate::element::Element;
 
 /// Elements of a row that one task takes.
@@ -376,6 +377,9 @@ pub(crate) fn forward<T: Element>(
     options: &ReductionOptions,
     y: &mut [T],
 ) {
+    if options.is_reproducible(kind) {
+        return reproducible::forward(kind, x, second, layout, y);
+    }
     let call = Call {
         kind,
         x,

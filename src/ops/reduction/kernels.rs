@@ -20,10 +20,15 @@ const STATE_EXTREME: &str = include_str!("../../../shaders/lib/reduction_state_e
 const TO_VALUE: &str = include_str!("../../../shaders/lib/reduction_to_value.wgsl");
 const TO_INDEX: &str = include_str!("../../../shaders/lib/reduction_to_index.wgsl");
 const SECOND: &str = include_str!("../../../shaders/lib/reduction_second.wgsl");
+const REPRODUCIBLE: &str = include_str!("../../../shaders/lib/reduction_state_reproducible.wgsl");
+const WORDS_ANY: &str = include_str!("../../../shaders/lib/words_any.wgsl");
+const WORDS_QUAD32: &str = include_str!("../../../shaders/lib/words_quad32.wgsl");
+const WORDS_QUAD16: &str = include_str!("../../../shaders/lib/words_quad16.wgsl");
+const WORDS_STORE: &str = include_str!("../../../shaders/lib/words_store.wgsl");
 const NO_SECOND: &str = include_str!("../../../shaders/lib/reduction_second_none.wgsl");
 
-/// Bytes of a record.
-const RECORD: u64 = 32;
+/// Vectors of four words in a record, in the usual modes.
+const RECORD: u32 = 2;
 /// Records of a row that one team merges.
 const FAN: usize = 4096;
 /// Quads that the virtual lanes of a team take at once.
@@ -60,7 +65,7 @@ pub(crate) struct Params {
     cut: u32,
     below: u32,
     fan: u32,
-    spare: u32,
+    elements: u32,
 }
 
 /// A variant of the shaders.
@@ -85,10 +90,79 @@ pub(crate) struct Variant {
 }
 
 impl Variant {
+    fn is_exact_sum(&self) -> bool {
+        self.mode == SumMode::Reproducible && self.kind.has_mode()
+    }
+
+    /// The WGSL of an exact sum: elements are loaded and stored as bits.
+    fn exact_source(&self) -> String {
+        let (storage, precision, smallest, infinity, nan) = match self.dtype {
+            DType::F32 => (0, 24, 0, 0x7f80_0000, 0x7fc0_0000),
+            DType::F16 => (1, 11, 149 - 24, 0x7c00, 0x7e00),
+            DType::Bf16 => (2, 8, 149 - 133, 0x7f80, 0x7fc0),
+        };
+        let two = self.kind.takes_two();
+        let limbs = exact_limbs(two);
+        let constants = [
+            ("WG", self.workgroup),
+            ("TEAM", self.team),
+            ("ACC", self.accumulators),
+            ("EXCHANGE", 1),
+            ("KIND", self.kind as u32),
+            ("MEAN", ReductionKind::Mean as u32),
+            ("DIMS", self.dims),
+            ("LIMBS", limbs),
+            ("SPACE", (limbs + 1) * self.workgroup),
+            ("RECORD", exact_record(two)),
+            ("STORAGE", storage),
+            ("PRECISION", precision),
+            // Bits of products begin 149 further down.
+            ("LOWEST_BIT", smallest + if two { 149 } else { 0 }),
+            ("INFINITY", infinity),
+            ("NOT_A_NUMBER", nan),
+        ];
+        let flags = [("TWO", boolean(two)), ("COLUMNS", boolean(self.columns))];
+        let constants: Vec<_> = constants
+            .map(|(name, value)| (name, unsigned(value)))
+            .into_iter()
+            .chain(flags)
+            .collect();
+        let mut text = compose(&Composition {
+            constants: &constants,
+            tensors: &[],
+            alias: None,
+            shader_f16: false,
+            all_read_write: self.all_read_write,
+            fragments: &[
+                lib::EXCHANGE_WORKGROUP,
+                lib::ROUND16,
+                if two { SECOND } else { NO_SECOND },
+                ROWS,
+                REPRODUCIBLE,
+                TO_VALUE,
+            ],
+            kernel: REDUCTION,
+        });
+        let words = |quads| match (quads, self.dtype) {
+            (false, _) => WORDS_ANY,
+            (true, DType::F32) => WORDS_QUAD32,
+            (true, _) => WORDS_QUAD16,
+        };
+        text.push_str(&words(self.quads[0]).replace("tensor_", "x_"));
+        text.push_str(&WORDS_STORE.replace("tensor_", "y_"));
+        if two {
+            text.push_str(&words(self.quads[1]).replace("tensor_", "w_"));
+        }
+        text
+    }
+
     /// The variant's WGSL.
     pub(crate) fn source(&self) -> String {
         use ReductionKind as K;
         let kind = self.kind;
+        if self.is_exact_sum() {
+            return self.exact_source();
+        }
         // What tells kinds apart in the shaders; kinds that differ only on the host share their kernels.
         let number = |k: K| unsigned(k as u32);
         let variance = matches!(kind, K::Variance | K::Std);
@@ -190,6 +264,31 @@ fn narrow_team(capabilities: &Capabilities) -> u32 {
     }
 }
 
+/// Limbs of 24 bits of an exact sum: room for 2^32 elements, or products of them.
+const fn exact_limbs(products: bool) -> u32 {
+    if products { 25 } else { 13 }
+}
+
+/// Vectors of four words that an exact sum's record takes: its limbs and flags.
+const fn exact_record(products: bool) -> u32 {
+    (exact_limbs(products) + 1).div_ceil(4)
+}
+
+/// Invocations that take a chunk of an exact sum together: each should have enough to do to pay for its limbs.
+fn exact_team(capabilities: &Capabilities, cutting: &Cutting, quads: usize) -> u32 {
+    if cutting.columns {
+        return 1;
+    }
+    let most = if capabilities.software {
+        4
+    } else {
+        128.min(capabilities.max_invocations)
+    };
+    let busy = (quads / 16).max(1);
+    // Rounded down to a power of two.
+    (1u32 << busy.min(1 << 20).ilog2()).min(most)
+}
+
 /// How the rows of a call are cut.
 #[derive(Clone, Debug)]
 pub(crate) struct Cutting {
@@ -204,6 +303,8 @@ pub(crate) struct Cutting {
     inner: Vec<Dim>,
     /// Neighbouring invocations take neighbouring rows.
     columns: bool,
+    /// Bytes of a record.
+    record: u64,
 }
 
 impl Cutting {
@@ -271,6 +372,7 @@ impl Cutting {
                 part,
                 inner,
                 columns,
+                record: u64::from(RECORD) * 16,
             });
         }
     }
@@ -293,7 +395,7 @@ impl Cutting {
 
     /// Bytes of workspace: the records of every stage, each stage at a multiple of 256.
     pub(crate) fn workspace(&self) -> u64 {
-        let bytes = |records: usize| (self.layout.rows() as u64 * records as u64 * RECORD).next_multiple_of(256);
+        let bytes = |records: usize| (self.layout.rows() as u64 * records as u64 * self.record).next_multiple_of(256);
         self.stages().into_iter().map(bytes).sum()
     }
 
@@ -376,6 +478,7 @@ impl Cutting {
 /// The cutting of a call.
 pub(crate) fn cutting(
     gpu: &Gpu,
+    kind: ReductionKind,
     options: &ReductionOptions,
     x: &BufferView,
     second: Option<&BufferView>,
@@ -384,7 +487,11 @@ pub(crate) fn cutting(
     let reduced = options.reduced(&x.shape)?;
     let other = second.map_or(&x.strides, |w| &w.strides);
     let layout = Layout::new(&x.shape, [&x.strides, other], &reduced);
-    Cutting::new(gpu.capabilities(), layout, x.dtype, chunk)
+    let mut cutting = Cutting::new(gpu.capabilities(), layout, x.dtype, chunk)?;
+    if options.is_reproducible(kind) {
+        cutting.record = u64::from(exact_record(kind.takes_two())) * 16;
+    }
+    Ok(cutting)
 }
 
 /// A number as a pair of f32.
@@ -418,7 +525,7 @@ fn aligned(view: &BufferView, t: usize, cutting: &Cutting) -> bool {
 pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let label = call.kind.name();
     let reduced = call.options.reduced(&call.x.shape)?;
-    let cutting = cutting(gpu, call.options, call.x, call.second, call.chunk)?;
+    let cutting = cutting(gpu, call.kind, call.options, call.x, call.second, call.chunk)?;
     let (rows, len, records) = (cutting.layout.rows(), cutting.layout.len(), cutting.records());
     if rows == 0 {
         return Ok(Recording {
@@ -472,6 +579,13 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         let usual: u32 = if capabilities.software { 64 } else { 128 };
         usual.max(team).min(capabilities.max_invocations)
     };
+    // Integers add up to the same in any tree, so an exact sum is free to take whatever team is fast.
+    let exact = call.options.is_reproducible(call.kind);
+    let (team, accumulators) = if exact {
+        (exact_team(capabilities, &cutting, quads_in_chunk), 1)
+    } else {
+        (team, accumulators)
+    };
     let variant = Variant {
         kind: call.kind,
         mode: call.options.mode,
@@ -481,7 +595,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         team,
         accumulators,
         workgroup: workgroup(team),
-        subgroups: capabilities.subgroup > 1 && team > 1,
+        subgroups: !exact && capabilities.subgroup > 1 && team > 1,
         lanes: capabilities.subgroup,
         shader_f16: capabilities.shader_f16,
         unroll: !capabilities.software,
@@ -495,16 +609,20 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         dims: 1,
         columns: false,
         team: narrow,
-        accumulators: VIRTUAL / narrow,
+        accumulators: if exact { 1 } else { VIRTUAL / narrow },
         workgroup: workgroup(narrow),
-        subgroups: capabilities.subgroup > 1 && narrow > 1,
+        subgroups: !exact && capabilities.subgroup > 1 && narrow > 1,
         quads: [false; 2],
         ..variant
     };
     let budget = |variant: &Variant| Budget {
         binding: capabilities.max_binding,
         alignment: capabilities.storage_alignment,
-        elements: if capabilities.software { 1 << 23 } else { 1 << 28 },
+        elements: match (capabilities.software, exact) {
+            (true, false) => 1 << 23,
+            (true, true) => 1 << 21,
+            (false, _) => 1 << 28,
+        },
         rows: (u64::from(capabilities.max_workgroups).pow(2) * u64::from(variant.workgroup / variant.team))
             .min(1 << 30),
     };
@@ -533,6 +651,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         cut: cutting.cut.size as u32,
         below: cutting.below() as u32,
         fan: FAN as u32,
+        elements: len as u32,
         ..Params::default()
     };
     let mut binder = Binder {
@@ -572,7 +691,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let mut regions = Vec::new();
     let mut at = offset;
     for records in cutting.stages() {
-        let size = rows as u64 * records as u64 * RECORD;
+        let size = rows as u64 * records as u64 * cutting.record;
         if size > capabilities.max_binding {
             return Err(Error::Limit {
                 what: "bytes of workspace in one storage binding",
@@ -752,6 +871,14 @@ pub fn shader_variants() -> Vec<(String, String)> {
                 };
                 let native = if shader_f16 { "_native" } else { "" };
                 all.push((format!("{kind}_{dtype}{native}_{i}"), variant.source()));
+                if kind.has_mode() && !shader_f16 && (lanes == 1 || columns) && team <= 128 {
+                    let exact = Variant {
+                        mode: SumMode::Reproducible,
+                        accumulators: 1,
+                        ..variant
+                    };
+                    all.push((format!("{kind}_reproducible_{dtype}_{i}"), exact.source()));
+                }
             }
         }
     }

@@ -21,7 +21,7 @@
 //! Storage f32, f16 or bf16. Terms are summed in f32 by error-free transforms, in a fixed tree; terms that would overflow or
 //! vanish are kept scaled, so that a result is only infinite or zero if its true value rounds to that. Variance merges chunks by
 //! Chan's formula about each chunk's own mean, and is never negative. Error bounds stand in [`bounds`]; results of f16 and bf16
-//! are rounded once more. The same device, driver and version give the same bits on every run; the subgroup width does not matter.
+//! are rounded once more. The mode [`reproducible`] is exact and rounds once. The same device, driver and version give the same bits on every run; the subgroup width does not matter.
 //!
 //! NaN makes every result NaN (and is what argmin and argmax find); infinities of both signs make a sum NaN, one infinity makes
 //! it infinite; variance of an infinity is NaN. The zeros tie.
@@ -45,6 +45,7 @@ mod layout;
 mod oneshot;
 mod options;
 pub mod reference;
+pub mod reproducible;
 
 #[doc(hidden)]
 pub use kernels::shader_variants;
@@ -62,6 +63,7 @@ pub use oneshot::{
 #[cfg(not(target_arch = "wasm32"))]
 pub use oneshot::{check_backward, check_forward, check_indices};
 pub use options::{ReductionKind, ReductionOptions, SumMode};
+pub use reproducible::ExactSum;
 
 use crate::element::DType;
 use crate::error::{Error, Result};
@@ -150,7 +152,7 @@ impl Reduction {
     /// same [`Gpu`].
     ///
     /// # Errors
-    /// [`Error::Option`] for a correction that is negative or not finite; [`Error::Unsupported`] for a mode that is not there.
+    /// [`Error::Option`] for a correction that is negative or not finite.
     pub fn new(gpu: &Gpu, kind: ReductionKind, dtype: DType, options: ReductionOptions) -> Result<Reduction> {
         let any_axes = ReductionOptions {
             axes: None,
@@ -173,13 +175,14 @@ impl Reduction {
         self
     }
 
-    /// Bytes of workspace that a call on this view needs: 32 for every chunk of rows that are cut, else 0.
+    /// Bytes of workspace that a call on this view needs: 32 for every chunk of rows that are cut (64 or, of dot products, 112 in the mode
+    /// reproducible), else 0.
     ///
     /// # Errors
     /// Those of [`Reduction::bind`] about shapes and limits.
     pub fn workspace_size(&self, x: &BufferView, second: Option<&BufferView>) -> Result<u64> {
         self.options.check(self.kind, x.shape())?;
-        Ok(kernels::cutting(&self.gpu, &self.options, x, second, self.chunk)?.workspace())
+        Ok(kernels::cutting(&self.gpu, self.kind, &self.options, x, second, self.chunk)?.workspace())
     }
 
     /// Binds a call: builds what pipelines are missing, makes bind groups and parameters. Meant for outside the frame.

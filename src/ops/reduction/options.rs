@@ -137,7 +137,8 @@ pub enum SumMode {
     Pairwise,
     /// Error at most `2 u abs(s) + n u^2` times the sum of the magnitudes of t.
     Compensated,
-    /// The same bits on every device and for any order of the elements.
+    /// Error at most half a unit in the last place, whatever cancels; and the same bits on every device and for any order of the
+    /// elements. See [`reproducible`](super::reproducible).
     Reproducible,
 }
 
@@ -248,17 +249,11 @@ impl ReductionOptions {
                 format!("none in shape {shape:?}"),
             ));
         }
-        if self.mode == SumMode::Reproducible && kind.has_mode() {
-            return Err(reproducible(kind));
-        }
         Ok(())
     }
-}
 
-/// The one place where the reproducible mode branches off.
-fn reproducible(kind: ReductionKind) -> Error {
-    Error::Unsupported {
-        what: format!("{kind} in the mode reproducible"),
-        reason: "this build has pairwise and compensated sums".into(),
+    /// Whether a reduction is summed exactly.
+    pub(crate) fn is_reproducible(&self, kind: ReductionKind) -> bool {
+        self.mode == SumMode::Reproducible && kind.has_mode()
     }
 }
