@@ -35,6 +35,13 @@ pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
+pub use ops::layer_norm::{
+    LayerNorm, LayerNormGradientViews, LayerNormGradients, LayerNormInput, LayerNormOptions, LayerNormStrategy,
+    LayerNormViews, NormKind,
+};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::layer_norm::{layer_norm, rms_norm};
+pub use ops::layer_norm::{layer_norm_async, rms_norm_async};
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
 };

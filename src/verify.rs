@@ -67,6 +67,11 @@ pub struct CaseReport {
 pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     let mut all: Vec<Box<dyn Case>> = Vec::new();
     all.extend(verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    all.extend(
+        crate::ops::layer_norm::cases::verify_cases()
+            .into_iter()
+            .map(|c| Box::new(c) as Box<dyn Case>),
+    );
     all.retain(|c| is_meant(c.op(), op));
     all
 }

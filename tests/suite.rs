@@ -5,12 +5,16 @@ mod adapters;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/layer_norm.rs"]
+mod cpu_layer_norm;
 #[path = "suite/cpu_softmax.rs"]
 mod cpu_softmax;
 #[path = "suite/data.rs"]
 mod data;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/gpu_layer_norm.rs"]
+mod gpu_layer_norm;
 #[path = "suite/planted.rs"]
 mod gpu_planted;
 #[path = "suite/probe.rs"]

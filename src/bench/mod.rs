@@ -1,6 +1,7 @@
 //! Benchmarks: verified once, then timed, and set against the same device's own copy speed in the same run.
 
 mod copy;
+mod layer_norm;
 
 use crate::context::Context;
 use crate::element::DType;
@@ -137,6 +138,7 @@ impl BenchReport {
 pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     let mut all: Vec<Box<dyn Workload>> = Vec::new();
     all.extend(bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>));
+    all.extend(layer_norm::cases(quick));
     all.retain(|c| is_meant(c.op(), op));
     all
 }

@@ -1,11 +1,12 @@
 //! The operations.
 
+pub mod layer_norm;
 pub mod softmax;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
-    [softmax::shader_variants()].concat()
+    [layer_norm::shader_variants(), softmax::shader_variants()].concat()
 }
 
 /// Whether a case of the operation `op` is meant by `name`: the operation itself or its gradient; without a name, all are.

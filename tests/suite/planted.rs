@@ -94,7 +94,7 @@ fn narrowed(gpus: Vec<(String, Gpu)>, narrow: fn(&mut Capabilities)) -> Vec<(Str
 }
 
 /// The adapters once more, each with a device of these limits.
-fn limited(test: &str, limit: fn(&mut wgpu::Limits)) -> Vec<(String, Gpu)> {
+pub fn limited(test: &str, limit: fn(&mut wgpu::Limits)) -> Vec<(String, Gpu)> {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     adapters::all(test)

@@ -92,7 +92,9 @@ pub struct BenchArgs {
     after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
-                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false"
+                        logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
+                        layer_norm: input x, optional weight, bias and upstream; output y, grad; settings eps=1e-5, upstream=1\n\
+                        rms_norm: the same without bias; eps=1e-6"
 )]
 pub struct RunArgs {
     /// The operation: softmax, log_softmax or logsumexp

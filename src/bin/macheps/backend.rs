@@ -67,6 +67,11 @@ impl Device {
         &self.adapter
     }
 
+    /// The context, for operations with a check of their own.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
     /// Position in the list of devices.
     pub fn index(&self) -> usize {
         self.context.choice().device.index

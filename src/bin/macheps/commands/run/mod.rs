@@ -3,6 +3,7 @@
 //! An operation is a file here and a line in [`OPERATIONS`]. It parses its [`Call`], reads its inputs, computes, and leaves its
 //! [`Results`], which are summed up on stdout and written all or none.
 
+mod layer_norm;
 mod softmax;
 
 use macheps::{DType, Element};
@@ -21,10 +22,16 @@ struct Family {
     run: fn(&RunArgs) -> Outcome,
 }
 
-const OPERATIONS: &[Family] = &[Family {
-    names: &["softmax", "log_softmax", "logsumexp"],
-    run: softmax::run,
-}];
+const OPERATIONS: &[Family] = &[
+    Family {
+        names: &["softmax", "log_softmax", "logsumexp"],
+        run: softmax::run,
+    },
+    Family {
+        names: &["layer_norm", "rms_norm"],
+        run: layer_norm::run,
+    },
+];
 
 pub fn run(args: &RunArgs) -> Outcome {
     match OPERATIONS
