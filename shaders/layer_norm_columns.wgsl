@@ -92,13 +92,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let up = params.upstream_base + along(index, params.upstream_strides) + j * params.upstream_step;
         let g = upstream_load4(up, params.upstream_step, n);
         if WEIGHT {
-            let from = params.x_base + along(index, params.x_strides) + j * params.x_step;
+            let start = params.x_base + along(index, params.x_strides) + j * params.x_step;
             let record = records[params.record_base + row];
             var v = vec4<f32>(nan_f32());
             if record.status == 0u {
-                v = opaque4(normalised4(x_load4(from, params.x_step, n), record) * g, params.zero);
+                v = opaque4(normalised4(x_load4(start, params.x_step, n), record) * g, params.zero);
             } else if record.status == 2u {
-                let bits = bitcast<vec4<u32>>(x_load4(from, params.x_step, n)) & vec4<u32>(0x7fffffffu);
+                let bits = bitcast<vec4<u32>>(x_load4(start, params.x_step, n)) & vec4<u32>(0x7fffffffu);
                 v = select(vec4<f32>(0.0), v, bits >= vec4<u32>(0x7f800000u));
             }
             total.weight = pair_add4(total.weight, v, params.zero);

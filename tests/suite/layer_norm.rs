@@ -33,7 +33,7 @@ fn known_values() {
     )
     .unwrap();
     // / sqrt(12.5)
-    assert_eq!(y, [0.848_528_14, 1.131_370_8]);
+    assert_eq!(y, [0.848_528_14, 1.131_370_9]);
 }
 
 #[test]

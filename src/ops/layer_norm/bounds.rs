@@ -16,7 +16,8 @@
 //! shift of the mean does to the result. It is added to the bounds of layer_norm.
 //!
 //! f16 and bf16 add half a unit in the last place of the type. A value below the smallest normal f32 may be flushed to zero,
-//! also on the way to the result: the bounds have the smallest normal number, times the reciprocal root in gradients, on top.
+//! also on the way to the result, where a row is scaled so that its largest magnitude is near 1: the bounds have
+//! `2^-125 sqrt(n)` in a normalised element, and what follows from it, on top.
 
 use super::options::NormKind;
 pub use crate::accuracy::{MaxError, Mismatch, check};
@@ -81,23 +82,30 @@ pub(super) fn shift(kind: NormKind, n: usize, mean_abs: f64, rstd: f64) -> f64 {
     }
 }
 
-/// Error of a result `y = scaled + bias`; `shifted` is what the error of the mean does to it.
-pub(super) fn forward(kind: NormKind, scaled: f64, y: f64, shifted: f64) -> f64 {
+/// What of a normalised element of a row of `n` may be flushed.
+fn flushed(n: usize) -> f64 {
+    2.0 * (n as f64).sqrt() * DType::F32.min_normal()
+}
+
+/// Error of a result `y = scaled + bias` with weight `w`; `shift` is what the error of the mean does to a normalised element.
+pub(super) fn forward(kind: NormKind, n: usize, scaled: f64, y: f64, w: f64, shift: f64) -> f64 {
     let rounding = match kind {
         NormKind::LayerNorm => 5.0 * U * scaled.abs() + U * y.abs(),
         NormKind::RmsNorm => 4.0 * U * y.abs(),
     };
-    rounding + shifted + DType::F32.min_normal()
+    rounding + (shift + flushed(n)) * w.abs() + DType::F32.min_normal()
 }
 
-/// Error of an element of the gradient of x, from the sum of the magnitudes of its terms.
-pub(super) fn gradient(terms: f64, shifted: f64, rstd: f64) -> f64 {
-    8.0 * U * terms + shifted + DType::F32.min_normal() * rstd.max(1.0)
+/// Error of an element of the gradient of x, from the sum of the magnitudes of its terms; `dot` is the mean magnitude of
+/// upstream gradient times normalised element.
+pub(super) fn gradient(n: usize, terms: f64, shifted: f64, dot: f64, rstd: f64) -> f64 {
+    8.0 * U * terms + shifted + (DType::F32.min_normal() + flushed(n) * dot) * rstd.max(1.0)
 }
 
-/// Error of an element of the gradient of the weight, from `sum |g x^|`.
-pub(super) fn weight_gradient(rows: usize, terms: f64, shifted: f64) -> f64 {
-    (6.0 * U + column_depth_term(rows)) * terms + shifted + rows as f64 * DType::F32.min_normal()
+/// Error of an element of the gradient of the weight, from `sum |g x^|` and `sum |g|`.
+pub(super) fn weight_gradient(n: usize, rows: usize, terms: f64, shifted: f64, upstream: f64) -> f64 {
+    let lost = rows as f64 * DType::F32.min_normal() + flushed(n) * upstream;
+    (6.0 * U + column_depth_term(rows)) * terms + shifted + lost
 }
 
 /// Error of an element of the gradient of the bias, from the sum and `sum |g|`.

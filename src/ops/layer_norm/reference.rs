@@ -74,6 +74,7 @@ fn at(values: Option<&[f64]>, j: usize, otherwise: f64) -> f64 {
 pub fn forward_row(x: &[f64], weight: Option<&[f64]>, bias: Option<&[f64]>, options: &LayerNormOptions) -> Expected {
     let s = RowStatistics::new(x, options);
     let shift = bounds::shift(options.kind, x.len(), s.mean_abs, s.rstd);
+    let x_len = x.len();
     let mut expected = Expected::default();
     for (j, &x) in x.iter().enumerate() {
         let w = at(weight, j, 1.0);
@@ -85,7 +86,7 @@ pub fn forward_row(x: &[f64], weight: Option<&[f64]>, bias: Option<&[f64]>, opti
         expected.values.push(y);
         expected
             .errors
-            .push(bounds::forward(options.kind, scaled, y, shift * w.abs()));
+            .push(bounds::forward(options.kind, x_len, scaled, y, w, shift));
     }
     expected
 }
@@ -112,7 +113,9 @@ pub fn backward_row(x: &[f64], weight: Option<&[f64]>, upstream: &[f64], options
         let terms = g.abs() + if layer { total_abs } else { 0.0 } + v.abs() * dot_abs;
         let shifted = shift * (dot_abs + v.abs() * total_abs) * s.rstd;
         expected.values.push((g - total - v * dot) * s.rstd);
-        expected.errors.push(bounds::gradient(terms * s.rstd, shifted, s.rstd));
+        expected
+            .errors
+            .push(bounds::gradient(x.len(), terms * s.rstd, shifted, dot_abs, s.rstd));
     }
     expected
 }
@@ -179,7 +182,9 @@ pub fn backward<T: Element>(
     for (sums, m) in sums.into_iter().zip(magnitudes) {
         let (w, b) = (value(sums[0]), value(sums[1]));
         dweight.values.push(w);
-        dweight.errors.push(bounds::weight_gradient(rows, m[0], m[2]));
+        dweight
+            .errors
+            .push(bounds::weight_gradient(len, rows, m[0], m[2], m[1]));
         dbias.values.push(b);
         dbias.errors.push(bounds::bias_gradient(rows, b, m[1]));
     }
