@@ -141,14 +141,25 @@ fn sums() {
     results[0] = bitcast<u32>(s);
 }
 
-// Iterations of one loop of `count`. The generator keeps the loop from being replaced by its result.
+// Iterations done of `count`, a multiple of 500: in one loop (op 0), in loops of 500 inside another (op 1), in two loops one
+// after the other (op 2). The generator keeps a loop from being replaced by its result.
 @compute @workgroup_size(1)
 fn loops() {
     var seed = xs[0];
     var done = 0u;
-    for (var i = 0u; i < params.count; i++) {
-        seed = seed * 1664525u + xs[i & 3u];
-        done += 1u + (seed & params.zero);
+    let outer = select(1u, params.count / 500u, params.op == 1u);
+    let inner = select(select(params.count, 500u, params.op == 1u), params.count / 2u, params.op == 2u);
+    for (var j = 0u; j < outer; j++) {
+        for (var i = 0u; i < inner; i++) {
+            seed = seed * 1664525u + xs[i & 3u];
+            done += 1u + (seed & params.zero);
+        }
+    }
+    if params.op == 2u {
+        for (var i = 0u; i < inner; i++) {
+            seed = seed * 22695477u + xs[i & 3u];
+            done += 1u + (seed & params.zero);
+        }
     }
     results[0] = done;
     results[1] = seed;

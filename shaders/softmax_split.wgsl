@@ -4,6 +4,7 @@
 //   merge_chunks   one team a row: the row's maximum, sums rescaled to it, and what follows from them, into `stats`;
 //                  logsumexp is done here
 //   write_chunks   the results, chunk by chunk
+// Rows whose statistics do not fit the workspace together go through it in groups, one after the other.
 //
 // A chunk is a row of the dispatch: its number counts chunks fastest, `sizes.x` of them a row.
 // Bindings: 0 params, 1 x, 2 y, 3 mask, 4 upstream, 5 partials, 6 stats. Barriers: only inside collectives.
@@ -40,7 +41,7 @@ struct Merged {
 // A chunk of the dispatch: where it lies, and which part of which row it is.
 struct Chunk {
     row: Row,
-    // Number of its row among all rows, and its own among all chunks.
+    // Number of its row among all rows, and its own among those in the workspace.
     owner: u32,
     number: u32,
     len: u32,
@@ -55,7 +56,7 @@ fn locate_chunk(inv: Invocation, at: u32) -> Chunk {
     chunk.row = locate_row(index);
     chunk.owner = params.first_row + index / params.sizes.x;
     let part = params.first_chunk + index % params.sizes.x;
-    chunk.number = chunk.owner * params.chunks + part;
+    chunk.number = (chunk.owner - params.group) * params.chunks + part;
     let begin = part * params.chunk_len;
     chunk.len = select(0u, min(params.chunk_len, params.len - begin), chunk.live);
     let visible = visible_entries(chunk.owner, params.len);
@@ -89,7 +90,7 @@ fn merge_chunks(inv: Invocation) {
     let number = (inv.group.x + inv.group.y * params.grid_x) * (WG / TEAM) + at / TEAM;
     let live = number < params.rows;
     let owner = params.first_row + select(0u, number, live);
-    let begin = owner * params.chunks;
+    let begin = (owner - params.group) * params.chunks;
     var top = 0u;
     for (var c = lane; c < params.chunks; c += TEAM) {
         top = max(top, partials[begin + c].top);
@@ -141,7 +142,7 @@ fn merge_chunks(inv: Invocation) {
             write_logsumexp(locate_row(number), s);
         } else {
             let status = select(select(0u, 1u, s.special), 2u, s.nothing);
-            stats[owner] = Merged(s.top, status, s.log_s, s.inverse, total_dot, 0u);
+            stats[owner - params.group] = Merged(s.top, status, s.log_s, s.inverse, total_dot, 0u);
         }
     }
 }
@@ -150,7 +151,7 @@ fn merge_chunks(inv: Invocation) {
 fn write_chunks(inv: Invocation) {
     let at = position(inv);
     let chunk = locate_chunk(inv, at);
-    let merged = stats[chunk.owner];
+    let merged = stats[chunk.owner - params.group];
     let s = RowStats(merged.top, merged.status > 0u, merged.status == 2u, merged.log_s, merged.inverse);
     sweep_write(chunk.row, chunk.len, block_count(params.chunk_len), at % TEAM, s, merged.dot);
 }

@@ -1,5 +1,6 @@
 //! Storage types: f32, f16 and bf16. All arithmetic is in f32; these only say how values are kept.
 
+use crate::float::{Float, Format};
 pub use half::{bf16, f16};
 
 /// Storage type of a tensor.
@@ -35,43 +36,39 @@ impl DType {
         }
     }
 
+    /// The floating-point format, with every figure that follows from it.
+    pub const fn format(self) -> Format {
+        match self {
+            DType::F32 => Format::F32,
+            DType::F16 => Format::F16,
+            DType::Bf16 => Format::BF16,
+        }
+    }
+
     /// Bits of the significand, the hidden one included.
     pub const fn precision(self) -> i32 {
-        match self {
-            DType::F32 => 24,
-            DType::F16 => 11,
-            DType::Bf16 => 8,
-        }
+        self.format().precision()
     }
 
     /// Exponent of the smallest normal number: it is 2 to this power.
     pub const fn min_exponent(self) -> i32 {
-        match self {
-            DType::F32 | DType::Bf16 => -126,
-            DType::F16 => -14,
-        }
+        self.format().min_exponent()
     }
 
     /// Smallest positive normal number.
     pub fn min_normal(self) -> f64 {
-        2f64.powi(self.min_exponent())
+        self.format().min_normal()
     }
 
     /// Largest finite number.
     pub fn max_finite(self) -> f64 {
-        match self {
-            DType::F32 => f32::MAX as f64,
-            DType::F16 => f16::MAX.to_f64(),
-            DType::Bf16 => bf16::MAX.to_f64(),
-        }
+        self.format().max_finite()
     }
 
-    /// Unit in the last place of the binade that `value` lies in (of the subnormals below the smallest normal).
+    /// Unit in the last place of the binade that `value` lies in: [`Format::ulp`].
+    #[inline]
     pub fn ulp(self, value: f64) -> f64 {
-        let magnitude = value.abs().max(self.min_normal());
-        // frexp by bits: f64 holds every binade of the three types as a normal number.
-        let exponent = ((magnitude.to_bits() >> 52) & 0x7ff) as i32 - 1023;
-        2f64.powi(exponent - (self.precision() - 1))
+        self.format().ulp(value)
     }
 }
 
@@ -132,19 +129,6 @@ impl Element for f32 {
     }
 }
 
-/// An f64 as f32 such that a second rounding, to a type with at least two bits fewer, gives what a single one would:
-/// inexact values go to the neighbour with an odd significand.
-#[inline(always)]
-fn round_to_odd(value: f64) -> f32 {
-    let nearest = value as f32;
-    if nearest as f64 == value || value.is_nan() {
-        return nearest;
-    }
-    // Towards zero, then odd. From an infinity this steps to the largest finite number, which is odd.
-    let truncated = nearest.to_bits() - u32::from((nearest as f64).abs() > value.abs());
-    f32::from_bits(truncated | 1)
-}
-
 macro_rules! half_element {
     ($type:ty, $dtype:expr) => {
         impl Element for $type {
@@ -159,8 +143,7 @@ macro_rules! half_element {
             }
             #[inline(always)]
             fn from_f64(value: f64) -> Self {
-                // `half` drops the lower half of an f64's significand, or rounds twice where the CPU converts.
-                <$type>::from_f32(round_to_odd(value))
+                Float::rounded(value)
             }
         }
     };

@@ -117,6 +117,22 @@ pub enum Error {
         /// The bound on their difference.
         bound: f64,
     },
+    /// Gradient check: an element of a gradient does not agree with the difference quotient.
+    #[error(
+        "gradient element {index}: given {analytic:e}, by differences {numeric:e}, tolerance {tolerance:e}: {verdict}"
+    )]
+    Gradient {
+        /// Index of the input, or of the direction.
+        index: usize,
+        /// The gradient as given.
+        analytic: f64,
+        /// The difference quotient.
+        numeric: f64,
+        /// What they may differ by.
+        tolerance: f64,
+        /// `differs`, `unresolved` or `not finite`.
+        verdict: &'static str,
+    },
     /// The device was lost or destroyed.
     #[error("the device was lost: {reason}")]
     DeviceLost {

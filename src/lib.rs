@@ -18,7 +18,9 @@ pub mod bench;
 pub mod context;
 pub mod element;
 pub mod error;
+pub mod float;
 pub mod gpu;
+pub mod gradcheck;
 mod job;
 pub mod ops;
 #[doc(hidden)]
@@ -35,6 +37,11 @@ pub use element::{DType, Element, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
+pub use ops::audit::{Audit, TensorAudit};
+pub use ops::cross_entropy::{CrossEntropy, CrossEntropyViews, LossKind};
+pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, Reduction};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient, nll_loss, nll_loss_with_gradient};
 pub use ops::layer_norm::{
     LayerNorm, LayerNormGradientViews, LayerNormGradients, LayerNormInput, LayerNormOptions, LayerNormStrategy,
     LayerNormViews, NormKind,

@@ -46,6 +46,9 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 /// The axis as an index, counting negative ones from the end.
 pub fn resolve_axis(axis: isize, rank: usize) -> Result<usize> {
     let resolved = if axis < 0 { axis + rank as isize } else { axis };
+    if rank == 0 {
+        return Err(Error::shape("axis", "a tensor of at least one dimension", "a scalar"));
+    }
     if resolved < 0 || resolved >= rank as isize {
         return Err(Error::shape(
             "axis",
@@ -124,6 +127,45 @@ impl RowMap {
         at
     }
 
+    /// The same rows in groups of consecutive ones, at most `most` (not 0) each: the first row of each group and its map. Groups
+    /// depend on the sizes alone, so tensors of the same dimensions fall apart alike.
+    pub(crate) fn groups(&self, most: usize) -> Vec<(usize, RowMap)> {
+        let rows = self.rows();
+        if rows <= most {
+            return vec![(0, self.clone())];
+        }
+        // The outermost dimension is cut; where one index of it has too many rows, each of them is cut further.
+        let Some((outer, inner)) = self.dims.split_first() else {
+            return vec![(0, self.clone())];
+        };
+        let inside: usize = inner.iter().map(|d| d.size).product();
+        let step = (most / inside).max(1);
+        let mut groups = Vec::new();
+        for begin in (0..outer.size).step_by(step) {
+            let mut dims = self.dims.clone();
+            dims[0].size = step.min(outer.size - begin);
+            let part = RowMap {
+                offset: self.offset + begin * outer.stride,
+                dims,
+                ..self.clone()
+            };
+            if inside <= most {
+                groups.push((begin * inside, part));
+            } else {
+                let line = RowMap {
+                    dims: inner.to_vec(),
+                    ..part
+                };
+                // A dimension of size 1 in front keeps the number of dimensions.
+                groups.extend(line.groups(most).into_iter().map(|(first, mut map)| {
+                    map.dims.insert(0, RowDim { size: 1, stride: 0 });
+                    (begin * inside + first, map)
+                }));
+            }
+        }
+        groups
+    }
+
     /// One past the last element touched; `offset` if there is none.
     pub fn end(&self) -> usize {
         if self.len == 0 || self.rows() == 0 {
@@ -158,6 +200,23 @@ mod tests {
         assert_eq!(map.end(), 24);
         assert!(RowMap::contiguous(&[2, 3, 4], 2).is_contiguous());
         assert!(!map.is_contiguous());
+    }
+
+    #[test]
+    fn groups_hold_all_rows_in_order() {
+        let map = RowMap::strided(&[3, 4, 5, 6], &[1000, 100, 10, 1], 7, 3);
+        for most in 1..=61 {
+            let mut row = 0;
+            for (first, group) in map.groups(most) {
+                assert_eq!(first, row, "at most {most}");
+                assert!(group.rows() <= most && group.dims.len() == map.dims.len());
+                for r in 0..group.rows() {
+                    assert_eq!(group.start(r), map.start(row));
+                    row += 1;
+                }
+            }
+            assert_eq!(row, 60);
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
+use crate::ops;
 use crate::ops::is_meant;
-use crate::ops::softmax::cases::{Case as SoftmaxCase, nominal_bound, verify_cases};
+use crate::ops::softmax::cases::{Case as SoftmaxCase, nominal_bound};
 
 /// A case of some operation.
 pub trait Case: Send + Sync {
@@ -65,13 +66,14 @@ pub struct CaseReport {
 
 /// The cases of all operations, or of the one named (with its gradient).
 pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
+    fn boxed<C: Case + 'static>(cases: Vec<C>) -> impl Iterator<Item = Box<dyn Case>> {
+        cases.into_iter().map(|c| Box::new(c) as Box<dyn Case>)
+    }
     let mut all: Vec<Box<dyn Case>> = Vec::new();
-    all.extend(verify_cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
-    all.extend(
-        crate::ops::layer_norm::cases::verify_cases()
-            .into_iter()
-            .map(|c| Box::new(c) as Box<dyn Case>),
-    );
+    all.extend(boxed(ops::softmax::cases::verify_cases()));
+    all.extend(boxed(ops::cross_entropy::cases::verify_cases()));
+    all.extend(boxed(ops::audit::cases::verify_cases()));
+    all.extend(boxed(ops::layer_norm::cases::verify_cases()));
     all.retain(|c| is_meant(c.op(), op));
     all
 }

@@ -2,6 +2,8 @@
 
 #[path = "suite/adapters.rs"]
 mod adapters;
+#[path = "suite/audit.rs"]
+mod audit;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
@@ -9,10 +11,20 @@ mod cli;
 mod cpu_layer_norm;
 #[path = "suite/cpu_softmax.rs"]
 mod cpu_softmax;
+#[path = "suite/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/float.rs"]
+mod float;
+#[path = "suite/gpu_audit.rs"]
+mod gpu_audit;
+#[path = "suite/gpu_cross_entropy.rs"]
+mod gpu_cross_entropy;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/gpu_gradcheck.rs"]
+mod gpu_gradcheck;
 #[path = "suite/gpu_layer_norm.rs"]
 mod gpu_layer_norm;
 #[path = "suite/planted.rs"]
@@ -29,6 +41,8 @@ mod gpu_views;
 mod gpu_windows;
 #[path = "suite/gpus.rs"]
 mod gpus;
+#[path = "suite/gradcheck.rs"]
+mod gradcheck;
 #[path = "suite/hard_rows.rs"]
 mod hard_rows;
 #[path = "suite/house.rs"]

@@ -1,7 +1,6 @@
 // Rows of the softmax family: parameters, where rows lie, what enters the exponential, and what is written
-// (needs softmax_math, reduce, softmax_mask_* and softmax_upstream_*). KIND and BACKWARD say which function is computed,
-// MASKED_ZERO what a row without a finite or +inf entry gives, WHOLE that rows end on multiples of four entries and that
-// none is hidden.
+// (needs softmax_math, softmax_quads, reduce, softmax_mask_* and softmax_upstream_*). KIND and BACKWARD say which function is computed,
+// MASKED_ZERO what a row without a finite or +inf entry gives.
 
 const SOFTMAX: u32 = 0u;
 const LOG_SOFTMAX: u32 = 1u;
@@ -30,11 +29,12 @@ struct Params {
     queries: u32,
     diagonal: i32,
     scale: f32,
-    // Split rows: chunks a row has in all, the first of them in this dispatch, and elements a chunk.
+    // Split rows: chunks a row has in all, the first of them in this dispatch, elements a chunk, and the number of the first
+    // row in the workspace.
     chunks: u32,
     first_chunk: u32,
     chunk_len: u32,
-    spare: u32,
+    group: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -75,31 +75,12 @@ fn visible_entries(number: u32, len: u32) -> u32 {
     return u32(clamp(end, 0, i32(len)));
 }
 
-// Which of four entries starting at j lie below `end`.
-fn inside4(j: u32, end: u32) -> vec4<bool> {
-    if WHOLE {
-        return vec4<bool>(true);
-    }
-    return vec4<u32>(j, j + 1u, j + 2u, j + 3u) < vec4<u32>(end);
-}
-
-// How many of the four entries from j on lie below `end`, where at least one does.
-fn present(j: u32, end: u32) -> u32 {
-    return select(min(4u, end - j), 4u, WHOLE);
-}
-
 // Four logits z = fl(fl(x * scale) + mask) from entry j on, of which those below `end` are asked for (at least one).
 fn logits4(row: Row, j: u32, end: u32) -> vec4<f32> {
     let n = present(j, end);
     let x = x_load4(row.x + j * params.steps.x, params.steps.x, n);
     let scaled = select(x, opaque4(x * params.scale, params.zero), SCALED);
     return masked4(scaled, row, j, n);
-}
-
-// Ordered maximum over the four entries that lie below `end`.
-fn max4(z: vec4<f32>, inside: vec4<bool>) -> u32 {
-    let keys = select(vec4<u32>(0u), ordered4(z), inside);
-    return max(max(keys.x, keys.y), max(keys.z, keys.w));
 }
 
 // Sums of a row relative to its maximum: entries equal to it, T times 2^64 over the others, and the sum that the

@@ -1,46 +1,4 @@
-// The two reading passes over a row by a team (needs softmax_rows). Entries are taken four at a time; quad q belongs to
-// accumulator q / TEAM % ACC of lane q % TEAM. With TEAM * ACC = 16 the 64 virtual lanes and the tree over them are the
-// same whatever the team, so the result's bits do not depend on the subgroup width. With KEEP > 0 the row is held in
-// registers, KEEP blocks of TEAM * ACC quads, and read once.
-
-const KEPT: u32 = max(KEEP * ACC, 1u);
-var<private> kept: array<vec4<f32>, KEPT>;
-
-// Blocks that a row of `len` entries has.
-fn block_count(len: u32) -> u32 {
-    return select((len + 4u * TEAM * ACC - 1u) / (4u * TEAM * ACC), KEEP, KEEP > 0u);
-}
-
-// First entry of quad `a` of `block` for this lane.
-fn quad_start(block: u32, a: u32, lane: u32) -> u32 {
-    return ((block * ACC + a) * TEAM + lane) * 4u;
-}
-
-// The logits of a quad, from registers where they are held.
-fn logits_again4(row: Row, block: u32, a: u32, j: u32) -> vec4<f32> {
-    if KEEP > 0u {
-        return kept[block * ACC + a];
-    }
-    return logits4(row, j, row.visible);
-}
-
-// Ordered maximum of the row, in every lane.
-fn sweep_max(row: Row, blocks: u32, lane: u32, at: u32) -> u32 {
-    var top = 0u;
-    for (var block = 0u; block < blocks; block += 1u) {
-        for (var a = 0u; a < ACC; a += 1u) {
-            let j = quad_start(block, a, lane);
-            if j < row.visible {
-                let z = logits4(row, j, row.visible);
-                if KEEP > 0u {
-                    kept[block * ACC + a] = z;
-                }
-                top = max(top, max4(z, inside4(j, row.visible)));
-            }
-        }
-    }
-    return team_max(top, at);
-}
+// The sums and the results of a row by a team, by the scheme of softmax_quads (needs softmax_rows).
 
 struct RowTotals {
     count: u32,

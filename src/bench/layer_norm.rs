@@ -4,12 +4,8 @@ use super::{Prepared, Workload};
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
-use crate::ops::layer_norm::cases::{Case, bench_cases};
+use crate::ops::layer_norm::cases::Case;
 use crate::verify::shape_text;
-
-pub(super) fn cases(quick: bool) -> impl Iterator<Item = Box<dyn Workload>> {
-    bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>)
-}
 
 impl Workload for Case {
     fn op(&self) -> &'static str {

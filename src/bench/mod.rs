@@ -1,14 +1,18 @@
 //! Benchmarks: verified once, then timed, and set against the same device's own copy speed in the same run.
 
+mod audit;
 mod copy;
+mod cross_entropy;
+mod fused;
 mod layer_norm;
 
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
 use crate::gpu::{Gpu, Recording, Timing};
+use crate::ops;
 use crate::ops::is_meant;
-use crate::ops::softmax::cases::{Case as SoftmaxCase, bench_cases};
+use crate::ops::softmax::cases::Case as SoftmaxCase;
 use crate::verify::shape_text;
 use std::time::{Duration, Instant};
 
@@ -136,9 +140,15 @@ impl BenchReport {
 
 /// The workloads of all operations, or of the one named (with its gradient).
 pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
+    fn boxed<W: Workload + 'static>(workloads: Vec<W>) -> impl Iterator<Item = Box<dyn Workload>> {
+        workloads.into_iter().map(|w| Box::new(w) as Box<dyn Workload>)
+    }
     let mut all: Vec<Box<dyn Workload>> = Vec::new();
-    all.extend(bench_cases(quick).into_iter().map(|c| Box::new(c) as Box<dyn Workload>));
-    all.extend(layer_norm::cases(quick));
+    all.extend(boxed(ops::softmax::cases::bench_cases(quick)));
+    all.extend(boxed(ops::cross_entropy::cases::bench_cases(quick)));
+    all.extend(boxed(fused::cases(quick)));
+    all.extend(boxed(ops::audit::cases::bench_cases(quick)));
+    all.extend(boxed(ops::layer_norm::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     all
 }

@@ -51,6 +51,11 @@ impl<'a, P: bytemuck::Pod> Dispatches<'a, P> {
         }
     }
 
+    /// What the dispatches are called.
+    pub(crate) fn label(&self) -> &'static str {
+        self.label
+    }
+
     pub(crate) fn add(&mut self, kernel: &Arc<Kernel>, params: P, grid: [u32; 2], bindings: Vec<Bind>) {
         self.pending.push(Pending {
             kernel: kernel.clone(),

@@ -250,10 +250,18 @@ impl Gpu {
     /// The error for something that wgpu refused. If the device is gone, that is why.
     pub(crate) fn refused(&self, message: String) -> Error {
         if self.is_gone() {
-            self.lost_error()
-        } else {
-            Error::Wgpu(message)
+            return self.lost_error();
         }
+        let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let message = lines.join(" ");
+        // wgpu's own words are the only way to tell whose a buffer is.
+        if message.contains("doesn't match") && message.contains("Device with") {
+            return Error::Unsupported {
+                what: "a buffer of another device".into(),
+                reason: format!("all views of a call belong to the device that it is bound on ({message})"),
+            };
+        }
+        Error::Wgpu(message)
     }
 
     /// Submits; fails if the device was lost before it took the commands.

@@ -705,7 +705,8 @@ struct Answers {
     has_barrier: bool,
     /// Naive, plain Kahan, Kahan behind the barrier.
     sums: [Option<f32>; 3],
-    iterations: u32,
+    /// Of one loop, of nested ones, of consecutive ones.
+    iterations: [u32; 3],
     packed: Vec<u16>,
     unpacked: Vec<f32>,
     native_narrow: Option<Vec<u16>>,
@@ -746,10 +747,15 @@ impl Answers {
         narrowing_facts(true, self.native_narrow.as_deref(), &mut facts);
         let what = "native load: wrong of 65,536";
         facts.push(widening_fact("native_load_wrong", what, self.native_wide.as_deref()));
-        let done = Value::Number(f64::from(self.iterations));
-        let what = "iterations done of a loop of 100,000";
-        let verdict = judged(self.iterations == ITERATIONS);
-        facts.push(Fact::new("loop_iterations", EXECUTION, what, done, verdict));
+        let loops = [
+            ("loop_iterations", "iterations done of a loop of 100,000"),
+            ("nested_iterations", "iterations done of 200 times 500 in nested loops"),
+            ("consecutive_iterations", "iterations done of two loops of 50,000"),
+        ];
+        for ((id, what), done) in loops.into_iter().zip(self.iterations) {
+            let value = Value::Number(f64::from(done));
+            facts.push(Fact::new(id, EXECUTION, what, value, judged(done == ITERATIONS)));
+        }
         facts.extend(self.subgroups());
         facts.extend(self.strays());
         ProbeReport {
@@ -940,7 +946,7 @@ pub fn cpu() -> ProbeReport {
             .collect(),
         has_barrier: false,
         sums: [Some(naive), Some(kahan), None],
-        iterations: (0..ITERATIONS).map(black_box).count() as u32,
+        iterations: [(0..ITERATIONS).map(black_box).count() as u32; 3],
         packed: narrowing_inputs()
             .iter()
             .map(|&x| half::f16::from_f32(x).to_bits())
@@ -1061,13 +1067,17 @@ impl Gpu {
             *sum = floats(&self.ask("sums", ask).await?).first().copied();
         }
         let seeds = [3u32, 5, 7, 11];
-        let ask = Ask {
-            count: ITERATIONS as usize,
-            xs: bytemuck::cast_slice(&seeds),
-            results: 2,
-            ..Ask::default()
-        };
-        let iterations = words(&self.ask("loops", ask).await?)[0];
+        let mut iterations = [0; 3];
+        for (op, done) in (0u32..).zip(&mut iterations) {
+            let ask = Ask {
+                op,
+                count: ITERATIONS as usize,
+                xs: bytemuck::cast_slice(&seeds),
+                results: 2,
+                ..Ask::default()
+            };
+            *done = words(&self.ask("loops", ask).await?)[0];
+        }
 
         let inputs = narrowing_inputs();
         let count = inputs.len() / 2;

@@ -38,6 +38,9 @@ pub(crate) mod lib {
     pub const ROUND16: &str = include_str!("../../shaders/lib/round16.wgsl");
     pub const ELEMENTARY: &str = include_str!("../../shaders/lib/elementary.wgsl");
     pub const REDUCE: &str = include_str!("../../shaders/lib/reduce.wgsl");
+    pub const SOFTMAX_MATH: &str = include_str!("../../shaders/lib/softmax_math.wgsl");
+    pub const SOFTMAX_QUADS: &str = include_str!("../../shaders/lib/softmax_quads.wgsl");
+    pub const SOFTMAX_RUNNING: &str = include_str!("../../shaders/lib/softmax_running.wgsl");
     pub const EXCHANGE_SUBGROUP: &str = include_str!("../../shaders/lib/exchange_subgroup.wgsl");
     pub const EXCHANGE_WORKGROUP: &str = include_str!("../../shaders/lib/exchange_workgroup.wgsl");
 }

@@ -193,6 +193,22 @@ fn ramp(count: usize) -> Vec<f32> {
 // ---- Wrong usage ----
 
 #[test]
+fn wrong_words_get_one_line() {
+    for (args, part) in [
+        (&["bogus"][..], "bogus"),
+        (&["run", "softmax", "--bogus"], "--bogus"),
+        (&["run", "softmax", "--dtype", "f64"], "expected f32, f16 or bf16"),
+        (&["run"], "OP"),
+        (&["devices", "--json"], "--json"),
+    ] {
+        refuses(args, &[part, "see macheps --help"]);
+    }
+    for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        assert!(stdout(&succeeds(args)).contains("macheps"), "{args:?}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_said_in_one_line() {
     let folder = Folder::new();
     folder.write("x.npy", &npy_f32(&[2, 3], &ramp(6)));

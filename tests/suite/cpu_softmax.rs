@@ -319,6 +319,32 @@ fn scale_masks_and_causal() {
     report(&worst);
 }
 
+/// Results just above the smallest normal number: there the low digits of the factor are the first to be lost. Sums near a
+/// power of two give factors with large low digits.
+#[test]
+fn results_near_the_smallest_normal_number() {
+    let mut random = Random(99);
+    let mut worst = MaxError::default();
+    for trial in 0..300 {
+        let power = 4 + trial % 3;
+        let ties = [17, 34, 68][trial % 3];
+        let near = ((2f64.powi(power as i32) - 1.0) * (1.0 + random.unit() * 2e-3) / ties as f64).ln();
+        let mut x = vec![0.0f32];
+        x.extend(std::iter::repeat_n(near as f32, ties));
+        x.push(-(8.0 + 4.0 * random.unit()) as f32);
+        let lowest = -(125.0 - power as f64) * std::f64::consts::LN_2;
+        x.extend((0..400).map(|_| (lowest - 0.7 + 1.4 * random.unit()) as f32));
+        let map = RowMap::contiguous(&[1, x.len()], 1);
+        let options = SoftmaxOptions::default();
+        let mut y = vec![0.0f32; x.len()];
+        cpu::forward(SoftmaxKind::Softmax, &x, &map, None, &options, 1, &mut y, &map);
+        let expected = reference::forward(SoftmaxKind::Softmax, &x, &map, None, &options, 1, &map);
+        let error = expected.check(&y, Quantity::Forward(SoftmaxKind::Softmax), Accuracy::Standard);
+        worst = worst.merge(error.unwrap_or_else(|m| panic!("trial {trial}: {m}")));
+    }
+    eprintln!("worst: {:.2} ulp", worst.ulp);
+}
+
 #[test]
 fn hidden_entries_are_not_read() {
     let map = RowMap::contiguous(&[3, 3], 1);

@@ -10,7 +10,7 @@ use macheps::{BufferView, Context, Gpu, Softmax, SoftmaxKind, SoftmaxOptions, So
 use std::time::Duration;
 
 /// Every adapter under test once more, with these limits in place of its own.
-fn limited(test: &str, narrow: impl Fn(&mut wgpu::Limits)) -> Vec<Adapter> {
+pub fn limited(test: &str, narrow: impl Fn(&mut wgpu::Limits)) -> Vec<Adapter> {
     let wanted = adapters::all(test);
     if wanted.is_empty() {
         return Vec::new();
@@ -36,7 +36,8 @@ fn limited(test: &str, narrow: impl Fn(&mut wgpu::Limits)) -> Vec<Adapter> {
         .collect()
 }
 
-fn small(limits: &mut wgpu::Limits) {
+/// 1 MiB a storage binding, 64 workgroups a dimension.
+pub fn small(limits: &mut wgpu::Limits) {
     limits.max_storage_buffer_binding_size = 1 << 20;
     limits.max_compute_workgroups_per_dimension = 64;
 }
@@ -134,6 +135,10 @@ fn rows_longer_than_a_binding() {
             // Along an axis with a stride: 3.6 MB between the ends of a row, then 2.5 MB in rows of moderate length.
             run(quantity, &[300_000, 3], 0, None, Fill::Ordinary);
             run(quantity, &[10_000, 64], 0, None, Fill::Ordinary);
+            // Rows whose records do not fit the workspace together, the second shape with a dimension outside the axis; causal
+            // needs their numbers.
+            run(quantity, &[200, 9000], 0, None, Fill::Ordinary);
+            run(quantity, &[2, 200, 4100], 1, None, Fill::Masked);
         }
     }
     failures.done();

@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 /// The rooms, and which others each may name. A room may always name itself.
 const ARROWS: &[(&str, &str)] = &[
     ("error", "element"),
-    ("element", "error"),
+    ("float", "error"),
+    ("element", "error float"),
+    ("gradcheck", "error float"),
     ("rows", "error element"),
     // The judge of results, and numbers for cases.
     ("accuracy", "element"),
     ("random", ""),
     ("sparse", "error element rows"),
     // What is true without a GPU: oracles and CPU kernels, with the options of their operation.
-    ("reference", "error element rows accuracy sparse ops solve"),
+    ("reference", "error element float rows accuracy sparse ops solve"),
     ("gpu", "error element rows sparse"),
     ("context", "error element rows sparse gpu reference tensor"),
     ("tensor", "error element rows sparse gpu reference context"),
@@ -44,7 +46,7 @@ const ARROWS: &[(&str, &str)] = &[
 ];
 
 /// Rooms below the GPU: they must not know wgpu either.
-const WITHOUT_GPU: &[&str] = &["error", "element", "rows", "sparse", "reference"];
+const WITHOUT_GPU: &[&str] = &["error", "float", "element", "gradcheck", "rows", "sparse", "reference"];
 
 /// WGSL builtins that drivers get wrong; the crate has its own.
 const FORBIDDEN_BUILTINS: &[&str] = &["exp", "exp2", "log", "log2", "pow", "tanh"];

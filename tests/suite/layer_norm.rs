@@ -1,6 +1,7 @@
 //! layer_norm and rms_norm on the CPU path: known values, the shared cases, rows that are not ordinary, errors, and the oracle
 //! itself against central differences.
 
+use crate::gradcheck::{Operation, grid, narrow};
 use macheps::element::{DType, bf16, f16};
 use macheps::ops::layer_norm::bounds::Quantity;
 use macheps::ops::layer_norm::cases::{Case, Fill, verify_cases};
@@ -204,4 +205,54 @@ fn sixteen_bits_and_tensors() {
         macheps::layer_norm(&cpu, &x, &[2, 4], None, None).unwrap()
     );
     assert!(dx.shape() == [2, 4] && dweight.is_none());
+}
+
+/// The backward passes for the gradient check: inputs are x, weight and, for layer_norm, bias behind each other.
+pub fn backward_passes() -> Vec<Operation> {
+    NormKind::ALL.into_iter().map(backward_pass).collect()
+}
+
+fn backward_pass(kind: NormKind) -> Operation {
+    const SHAPE: [usize; 2] = [4, 7];
+    let (count, len) = (SHAPE[0] * SHAPE[1], SHAPE[1]);
+    let layer = kind == NormKind::LayerNorm;
+    let inputs = grid(count + if layer { 2 } else { 1 } * len, 5, 3.0);
+    let upstream = grid(count, 6, 2.0);
+    let options = options(kind, 0.0625);
+    let (x32, g32) = (narrow(&inputs), narrow(&upstream));
+    let weight = &x32[count..count + len];
+    let [dx, dweight, dbias] = reference::backward(&x32[..count], len, Some(weight), &g32, &options);
+    let parts = if layer {
+        vec![dx, dweight, dbias]
+    } else {
+        vec![dx, dweight]
+    };
+    let bounds = parts.iter().flat_map(|p| p.bounds(DType::F32)).collect();
+    Operation {
+        name: format!("{} of x, weight and bias", Quantity::Backward(kind).name()),
+        x: inputs,
+        upstream,
+        forward: Box::new(move |v| {
+            let (x, rest) = v.split_at(count);
+            let (weight, bias) = rest.split_at(len);
+            let rows = x
+                .chunks(len)
+                .map(|row| reference::forward_row(row, Some(weight), layer.then_some(bias), &options).values);
+            rows.flatten().collect()
+        }),
+        oracle: parts.into_iter().flat_map(|p| p.values).collect(),
+        bounds,
+        backward: Box::new(move |context| {
+            let input = LayerNormInput {
+                x: &x32[..count],
+                shape: &SHAPE,
+                weight: Some(&x32[count..count + len]),
+                bias: layer.then(|| &x32[count + len..]),
+            };
+            let found = backward(context, &input, &g32, &options)?;
+            let sums = found.dweight.into_iter().chain(found.dbias).flatten();
+            Ok(found.dx.into_iter().chain(sums).collect())
+        }),
+        on_gpu: true,
+    }
 }

@@ -12,7 +12,7 @@ const SOFTMAX: &str = include_str!("../../shaders/softmax.wgsl");
 const SPLIT: &str = include_str!("../../shaders/softmax_split.wgsl");
 const MATH: &str = include_str!("../../shaders/lib/softmax_math.wgsl");
 const ROWS: &str = include_str!("../../shaders/lib/softmax_rows.wgsl");
-const SWEEP: &str = include_str!("../../shaders/lib/softmax_sweep.wgsl");
+const QUADS: &str = include_str!("../../shaders/lib/softmax_quads.wgsl");
 const BITS: &str = include_str!("../../shaders/lib/bits.wgsl");
 const ERROR_FREE: &str = include_str!("../../shaders/lib/error_free.wgsl");
 const ROUND16: &str = include_str!("../../shaders/lib/round16.wgsl");
@@ -124,7 +124,7 @@ fn tail_mask_dropped() {
     let bug = Bug {
         name: "tail mask dropped",
         edits: &[(
-            ROWS,
+            QUADS,
             "return vec4<u32>(j, j + 1u, j + 2u, j + 3u) < vec4<u32>(end);",
             "return vec4<bool>(true);",
         )],
@@ -186,7 +186,7 @@ fn maximum_seeded() {
     let bug = Bug {
         name: "maximum seeded with -1e30",
         edits: &[(
-            SWEEP,
+            QUADS,
             "    var top = 0u;\n    for (var block = 0u; block < blocks; block += 1u) {\n        for (var a",
             "    var top = ordered(-1.0e30);\n    for (var block = 0u; block < blocks; block += 1u) {\n        for (var a",
         )],

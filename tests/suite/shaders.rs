@@ -303,8 +303,7 @@ fn layout(module: &naga::Module, name: &str) -> (Vec<(String, u32)>, u32) {
 }
 
 /// The host's `Params`, read off its declaration: `repr(C)`, words and arrays of four words.
-fn host_params() -> (Vec<(String, u32)>, u32) {
-    let source = include_str!("../../src/ops/softmax/kernels.rs");
+fn host_params(source: &str) -> (Vec<(String, u32)>, u32) {
     let body = source
         .split("struct Params {\n")
         .nth(1)
@@ -326,7 +325,7 @@ fn host_params() -> (Vec<(String, u32)>, u32) {
 
 #[test]
 fn parameters_and_bindings_are_as_declared() {
-    let host = host_params();
+    let host = host_params(include_str!("../../src/ops/softmax/kernels.rs"));
     let (plain, split) = (documented(SOFTMAX), documented(SPLIT));
     for (name, source) in macheps::ops::softmax::shader_variants() {
         // Layouts and bindings do not depend on widths: one of each eight will do.
@@ -341,6 +340,24 @@ fn parameters_and_bindings_are_as_declared() {
         }
         if name.contains("_split_") {
             // The host counts on it when it sizes the workspace.
+            assert_eq!((layout(&module, "Partial").1, layout(&module, "Merged").1), (32, 32));
+        }
+    }
+    assert_eq!(host.1 % 16, 0, "a uniform buffer is made of whole vectors");
+    let host = host_params(include_str!("../../src/ops/cross_entropy/kernels.rs"));
+    for (name, source) in macheps::ops::cross_entropy::shader_variants() {
+        let (module, _) = validate(&source).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(layout(&module, "Params"), host, "{name}");
+        let split = name.contains("_split_");
+        let documented = documented(match () {
+            () if split => include_str!("../../shaders/cross_entropy_split.wgsl"),
+            () if name.contains("_reduce_") => include_str!("../../shaders/cross_entropy_reduce.wgsl"),
+            () => include_str!("../../shaders/cross_entropy.wgsl"),
+        });
+        for (number, variable) in declared(&module) {
+            assert_eq!(documented.get(&number), Some(&variable), "{name}: binding {number}");
+        }
+        if split {
             assert_eq!((layout(&module, "Partial").1, layout(&module, "Merged").1), (32, 32));
         }
     }

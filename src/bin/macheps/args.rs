@@ -48,6 +48,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Run one operation on files
     Run(RunArgs),
+    /// Count NaN, infinities, zeros, subnormals and exponents of tensors, and what f16 and bf16 would make of them
+    Audit(AuditArgs),
 }
 
 #[derive(Debug, Args)]
@@ -89,15 +91,36 @@ pub struct BenchArgs {
 
 #[derive(Debug, Args)]
 #[command(
+    after_help = "SRC is x.safetensors (all its tensors), x.safetensors#name, x.npz#name or x.npy.\n\
+                        Exit code 1 if any tensor holds a NaN or an infinity."
+)]
+pub struct AuditArgs {
+    /// Files, or tensors in them
+    #[arg(required = true, value_name = "SRC")]
+    pub sources: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceOption,
+    #[command(flatten)]
+    pub json: JsonOption,
+    /// Draw a histogram of the exponents
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
     after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
                         logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
+                        cross_entropy: input x [N, C, ..], target (labels) or target_probs, optional weight [C], upstream; output loss, log_prob, grad;\n\
+                        \x20   settings ignore_index=-100, label_smoothing=0, z_loss=0, reduction=none|mean|sum, upstream=1\n\
+                        nll_loss: the same of log-probabilities, with labels, without log_prob, label_smoothing and z_loss\n\
                         layer_norm: input x, optional weight, bias and upstream; output y, grad; settings eps=1e-5, upstream=1\n\
                         rms_norm: the same without bias; eps=1e-6"
 )]
 pub struct RunArgs {
-    /// The operation: softmax, log_softmax or logsumexp
+    /// The operation: softmax, cross_entropy, ..; see below
     pub op: String,
     /// An input: NAME=SRC
     #[arg(long = "input", value_name = "NAME=SRC")]

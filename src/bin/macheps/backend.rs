@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use macheps::ops::audit::TensorAudit;
 use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{self, Mask, SoftmaxInput, SoftmaxKind, SoftmaxOptions, reference};
 use macheps::rows::{RowMap, resolve_axis};
@@ -67,7 +68,7 @@ impl Device {
         &self.adapter
     }
 
-    /// The context, for operations with a check of their own.
+    /// Where the library computes.
     pub fn context(&self) -> &Context {
         &self.context
     }
@@ -255,6 +256,11 @@ impl Device {
         Ok((report.to_string(), json))
     }
 
+    /// Audits values.
+    pub fn audit<T: Element>(&self, values: &[T]) -> Outcome<TensorAudit> {
+        Ok(macheps::ops::audit::audit(&self.context, values)?)
+    }
+
     /// Runs a case of `verify`.
     pub fn verify(&self, case: &dyn verify::Case) -> VerifyCase {
         let report = verify::run(&self.context, case);
@@ -263,7 +269,7 @@ impl Device {
             shape: report.shape,
             dtype: report.dtype.name(),
             detail: report.detail,
-            device: self.adapter.name.clone(),
+            device: self.adapter.short(),
             max_error: report.max_error,
             bound: report.bound,
             unit: report.unit,
@@ -279,7 +285,7 @@ impl Device {
             op: case.op().to_string(),
             shape: case.shape(),
             dtype: case.dtype().name(),
-            device: self.adapter.name.clone(),
+            device: self.adapter.short(),
             seconds: Seconds {
                 min: f64::NAN,
                 median: f64::NAN,

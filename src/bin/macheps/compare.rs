@@ -72,6 +72,7 @@ impl Old {
             );
         }
         let (mut rows, mut only_new, mut slower) = (Vec::new(), Vec::new(), 0);
+        let same_device = self.adapter.name == adapter.name && self.adapter.backend == adapter.backend;
         for case in cases {
             let Some(before) = old.remove(&(&case.op, &case.shape, case.dtype)) else {
                 only_new.push(format!("{} {} {}", case.op, case.shape, case.dtype));
@@ -79,6 +80,7 @@ impl Old {
             };
             let ratio = case.seconds.median / before;
             let flag = match ratio {
+                r if r.is_finite() && !same_device => "",
                 r if r > SLOWER => {
                     slower += 1;
                     "slower"
@@ -122,8 +124,11 @@ impl Old {
             ("", false),
         ];
         let mut text = format!("Against an earlier run (macheps {}):\n", self.version);
-        if self.adapter.name != adapter.name || self.adapter.backend != adapter.backend {
-            text += &format!("Different devices: {} then, {adapter} now.\n", self.adapter());
+        if !same_device {
+            text += &format!(
+                "DIFFERENT DEVICES: {} then, {adapter} now. The ratios compare the devices.\n",
+                self.adapter()
+            );
         } else if self.adapter.driver != adapter.driver {
             text += &format!(
                 "Different drivers: {} then, {} now.\n",
@@ -134,7 +139,10 @@ impl Old {
             text += &table::table(&columns, rows);
             text.push('\n');
         }
-        text += &format!("{compared} compared, {slower} slower by more than 10 %.");
+        text += &match same_device {
+            true => format!("{compared} compared, {slower} slower by more than 10 %."),
+            false => format!("{compared} compared."),
+        };
         for (names, which) in [(only_old, "the earlier run"), (only_new, "this run")] {
             if !names.is_empty() {
                 text += &format!("\nOnly in {which}: {}.", names.join("; "));

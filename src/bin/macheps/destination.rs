@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use npyz::WriterBuilder;
+use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::NamedTempFile;
 
@@ -115,6 +116,10 @@ pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) 
                 "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16",
             ));
         }
+        if matches!(destination, Destination::Safetensors(..)) {
+            let check = existing(path).and_then(|bytes| parse(&bytes).map(drop));
+            check.map_err(|problem| Failure::file(path, problem))?;
+        }
         for (other_name, other) in &outputs[..i] {
             if other_name == name {
                 return Err(Failure::usage(format!("--output {name} is given twice")));
@@ -152,7 +157,7 @@ pub fn write(outputs: &[(Output, Destination)]) -> Outcome {
     for (path, parts) in files {
         let bytes = match parts.as_slice() {
             [(output, Destination::Npy(_))] => npy(output),
-            _ => safe(&parts),
+            _ => safe(path, &parts),
         };
         staged.push(Staged::new(path, &bytes.map_err(|e| Failure::file(path, e))?)?);
     }
@@ -192,8 +197,35 @@ fn npy(output: &Output) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn safe(parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
-    let mut views = Vec::new();
+/// What a safetensors file holds before it is written to: nothing if there is none, or an empty one.
+fn existing(path: &Path) -> Result<Vec<u8>, String> {
+    match path.metadata() {
+        Ok(found) if found.is_file() => std::fs::read(path).map_err(|e| format!("cannot be read: {e}")),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Option<SafeTensors<'_>>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    SafeTensors::deserialize(bytes)
+        .map(Some)
+        .map_err(|e| format!("exists and is no safetensors file, so it is left alone: {e}"))
+}
+
+/// The tensors together with those that the file holds under other names.
+fn safe(path: &Path, parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
+    let before = existing(path)?;
+    let mut views: Vec<(String, TensorView)> = Vec::new();
+    let mut metadata = None;
+    if let Some(file) = parse(&before)? {
+        metadata = SafeTensors::read_metadata(&before)
+            .ok()
+            .and_then(|(_, header)| header.metadata().clone());
+        let written = |name: &str| parts.iter().any(|(output, to)| to.tensor(&output.name) == name);
+        views.extend(file.tensors().into_iter().filter(|(name, _)| !written(name)));
+    }
     for (output, destination) in parts {
         let dtype = match output.dtype {
             Stored::Bool => Dtype::BOOL,
@@ -211,9 +243,9 @@ fn safe(parts: &[&(Output, Destination)]) -> Result<Vec<u8>, String> {
             Stored::F64 => Dtype::F64,
         };
         let view = TensorView::new(dtype, output.shape.clone(), &output.bytes).map_err(|e| e.to_string())?;
-        views.push((destination.tensor(&output.name), view));
+        views.push((destination.tensor(&output.name).to_string(), view));
     }
-    safetensors::serialize(views, None).map_err(|e| e.to_string())
+    safetensors::serialize(views, metadata).map_err(|e| e.to_string())
 }
 
 fn folder(path: &Path) -> &Path {
@@ -338,6 +370,10 @@ mod tests {
         assert_eq!(read(&at("h.npy")), values);
         assert_eq!(read(&at("o.safetensors#a")), values);
         assert_eq!(read(&at("o.safetensors#grad")), values[..1]);
+        // What the file holds under other names stays.
+        write(&[(output("y", DType::F32, &values[..2]), to(&at("o.safetensors#grad")))]).unwrap();
+        assert_eq!(read(&at("o.safetensors#a")), values);
+        assert_eq!(read(&at("o.safetensors#grad")), values[..2]);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
@@ -352,5 +388,7 @@ mod tests {
         assert!(check(&two("o.safetensors#a", "o.safetensors#b"), |_| Stored::Bf16).is_ok());
         assert!(check(&two("o.safetensors#a", "o.safetensors#a"), |_| Stored::Bf16).is_err());
         assert!(check(&two("o.safetensors", "none/o.safetensors"), |_| Stored::F32).is_err());
+        std::fs::write(folder.path().join("text.safetensors"), "not tensors").unwrap();
+        assert!(check(&two("text.safetensors", "y.npy"), |_| Stored::F32).is_err());
     }
 }

@@ -6,6 +6,7 @@ mod commands;
 mod compare;
 mod destination;
 mod failure;
+mod histogram;
 mod output;
 mod report;
 mod source;
@@ -18,7 +19,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refuse(&refused),
+    };
     // Drivers chatter on every level below `error`, and wgpu's drivers' side calls an absent backend an error.
     let filter = env_logger::Env::default().default_filter_or("error,wgpu_hal=off");
     env_logger::Builder::from_env(filter)
@@ -31,4 +35,27 @@ fn main() -> ExitCode {
             failure.code()
         }
     }
+}
+
+/// Help and the version as they are; of anything else one line, as every other failure gives.
+fn refuse(refused: &clap::Error) -> ExitCode {
+    if !refused.use_stderr() {
+        // A reader that has gone away is no error.
+        let _ = refused.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = refused.to_string();
+    // What is wrong, and clap's list of what would have been right; the usage and the hint at --help are left out.
+    let said: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"))
+        .filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"))
+        .collect();
+    let said = said.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    let said = said.split(" For more information").next().unwrap_or(said);
+    let failure = failure::Failure::usage(format!("{said} (see macheps --help)"));
+    output::note(&failure.to_string());
+    failure.code()
 }

@@ -29,3 +29,12 @@ pub fn progress(count: usize) -> ProgressBar {
     }
     bar
 }
+
+/// A progress bar of bytes.
+pub fn progress_bytes(count: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -16,6 +16,17 @@ pub struct Adapter {
     pub driver: String,
 }
 
+impl Adapter {
+    /// Name and backend: the same driver may speak both Vulkan and GL.
+    pub fn short(&self) -> String {
+        if self.backend.is_empty() || self.backend == "cpu" {
+            self.name.clone()
+        } else {
+            format!("{} ({})", self.name, self.backend)
+        }
+    }
+}
+
 impl std::fmt::Display for Adapter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let details: Vec<&str> = [&self.backend, &self.driver]

@@ -178,7 +178,8 @@ fn tick(value: f64, step: f64) -> String {
     format!("{value:.digits$}")
 }
 
-fn shorten(text: &str, longest: usize) -> String {
+/// Text of at most `longest` characters.
+pub fn shorten(text: &str, longest: usize) -> String {
     if text.chars().count() <= longest {
         return text.to_string();
     }
@@ -186,7 +187,7 @@ fn shorten(text: &str, longest: usize) -> String {
 }
 
 /// Text inside XML; what XML cannot hold at all is left out.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -157,6 +157,32 @@ impl Tensor {
         (values, loss)
     }
 
+    /// The elements, little-endian.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The elements as integers; refuses floats and what does not fit.
+    pub fn integers(&self) -> Result<Vec<i64>, String> {
+        Ok(match self.stored {
+            Stored::I8 => self.bytes.iter().map(|&b| i64::from(b as i8)).collect(),
+            Stored::U8 => self.bytes.iter().map(|&b| i64::from(b)).collect(),
+            Stored::I16 => self.elements(|b| i64::from(i16::from_le_bytes(b))),
+            Stored::U16 => self.elements(|b| i64::from(u16::from_le_bytes(b))),
+            Stored::I32 => self.elements(|b| i64::from(i32::from_le_bytes(b))),
+            Stored::U32 => self.elements(|b| i64::from(u32::from_le_bytes(b))),
+            Stored::I64 => self.elements(i64::from_le_bytes),
+            Stored::U64 => {
+                let values = self.elements(u64::from_le_bytes);
+                if let Some(at) = values.iter().position(|&v| v > i64::MAX as u64) {
+                    return Err(format!("element {at} is {}, beyond 2^63", values[at]));
+                }
+                values.into_iter().map(|v| v as i64).collect()
+            }
+            other => return Err(format!("expected integers, got {}", other.name())),
+        })
+    }
+
     /// The elements, `N` bytes each, through `f`.
     fn elements<const N: usize, T>(&self, mut f: impl FnMut([u8; N]) -> T) -> Vec<T> {
         self.bytes

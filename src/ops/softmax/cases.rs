@@ -366,7 +366,7 @@ pub fn nominal_bound(quantity: Quantity, dtype: DType, accuracy: Accuracy) -> (f
 }
 
 /// Value `j` of row `row` of `len`.
-fn value(fill: Fill, row: usize, j: usize, len: usize, random: &mut Random) -> f64 {
+pub(crate) fn value(fill: Fill, row: usize, j: usize, len: usize, random: &mut Random) -> f64 {
     let inf = f64::INFINITY;
     let ordinary = random.normal() * 2.0;
     let u = random.unit();
@@ -493,11 +493,12 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         cases.push(Case::new(SoftmaxKind::Softmax, DType::F16, shape));
         if !quick {
             cases.push(Case::new(SoftmaxKind::Softmax, DType::Bf16, shape));
-            let backward = Case::new(SoftmaxKind::Softmax, DType::F32, shape);
-            cases.push(Case {
-                quantity: Quantity::Backward(SoftmaxKind::Softmax),
-                ..backward
-            });
+            for kind in SoftmaxKind::ALL {
+                cases.push(Case {
+                    quantity: Quantity::Backward(kind),
+                    ..Case::new(kind, DType::F32, shape)
+                });
+            }
         }
     }
     cases

@@ -12,7 +12,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-mod kernels;
+pub(crate) mod kernels;
 
 use std::borrow::Cow;
 
@@ -24,10 +24,10 @@ use half::slice::HalfFloatSliceExt;
 use kernels::{LANES, TILE_COLUMNS};
 
 /// Elements of a row that are handled at a time: input and output of a chunk stay in the first-level cache.
-const CHUNK: usize = 4096;
+pub(crate) const CHUNK: usize = 4096;
 
 /// Elements of a parallel task of short rows.
-const TASK: usize = 32 * 1024;
+pub(crate) const TASK: usize = 32 * 1024;
 
 /// Up to this length, rows of a packed input go through one kernel together: a call for each would be felt.
 const SHORT: usize = 256;
@@ -36,7 +36,7 @@ const SHORT: usize = 256;
 const TILE_ROWS: usize = 128;
 
 /// From this inner dimension on, rows across it are vectorised over columns.
-const MIN_COLUMNS: usize = 8;
+pub(crate) const MIN_COLUMNS: usize = 8;
 
 /// Softmax, log-softmax or log-sum-exp of every row of `x`, written to `y`.
 ///
@@ -198,7 +198,7 @@ struct Scratch {
 }
 
 /// The first `len` elements of a buffer that grows as needed.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(crate) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -1010,12 +1010,12 @@ fn inner_size(map: &RowMap) -> Option<usize> {
 }
 
 /// The slice itself where the type is f32.
-fn as_f32<T: Element>(values: &[T]) -> Option<&[f32]> {
+pub(crate) fn as_f32<T: Element>(values: &[T]) -> Option<&[f32]> {
     (T::DTYPE == DType::F32).then(|| bytemuck::cast_slice(values))
 }
 
 /// The slice itself where the type is f32.
-fn as_f32_mut<T: Element>(values: &mut [T]) -> Option<&mut [f32]> {
+pub(crate) fn as_f32_mut<T: Element>(values: &mut [T]) -> Option<&mut [f32]> {
     (T::DTYPE == DType::F32).then(|| bytemuck::cast_slice_mut(values))
 }
 
@@ -1036,7 +1036,7 @@ fn write<T: Element>(out: &mut [T], buffer: &mut Vec<f32>, work: impl FnOnce(&mu
 }
 
 /// Widens a slice; exact.
-fn widen<T: Element>(from: &[T], into: &mut [f32]) {
+pub(crate) fn widen<T: Element>(from: &[T], into: &mut [f32]) {
     match T::DTYPE {
         DType::F32 => into.copy_from_slice(bytemuck::cast_slice(from)),
         DType::F16 => bytemuck::cast_slice::<T, f16>(from).convert_to_f32_slice(into),
@@ -1045,7 +1045,7 @@ fn widen<T: Element>(from: &[T], into: &mut [f32]) {
 }
 
 /// Rounds a slice to the storage type.
-fn narrow<T: Element>(from: &[f32], into: &mut [T]) {
+pub(crate) fn narrow<T: Element>(from: &[f32], into: &mut [T]) {
     match T::DTYPE {
         DType::F32 => into.copy_from_slice(bytemuck::cast_slice(from)),
         DType::F16 => bytemuck::cast_slice_mut::<T, f16>(into).convert_from_f32_slice(from),
@@ -1055,14 +1055,14 @@ fn narrow<T: Element>(from: &[f32], into: &mut [T]) {
 
 /// Work spread over threads, in an order that results do not depend on.
 #[cfg(not(target_arch = "wasm32"))]
-mod parallel {
+pub(crate) mod parallel {
     use rayon::prelude::*;
 
-    pub(super) fn threads() -> usize {
+    pub(crate) fn threads() -> usize {
         rayon::current_num_threads()
     }
 
-    pub(super) fn for_each_chunk<T: Send, S: Default>(
+    pub(crate) fn for_each_chunk<T: Send, S: Default>(
         data: &mut [T],
         size: usize,
         work: impl Fn(usize, &mut [T], &mut S) + Sync,
@@ -1073,7 +1073,7 @@ mod parallel {
     }
 
     /// With `split` over threads, else in this one with `own` scratch.
-    pub(super) fn map_chunks<T: Send, R: Send, S: Default>(
+    pub(crate) fn map_chunks<T: Send, R: Send, S: Default>(
         split: bool,
         own: &mut S,
         data: &mut [T],
@@ -1093,7 +1093,7 @@ mod parallel {
             .collect()
     }
 
-    pub(super) fn map<R: Send, S: Default>(
+    pub(crate) fn map<R: Send, S: Default>(
         split: bool,
         own: &mut S,
         count: usize,
@@ -1108,7 +1108,7 @@ mod parallel {
             .collect()
     }
 
-    pub(super) fn consume<I: Send, S: Default>(items: Vec<I>, work: impl Fn(I, &mut S) + Sync) {
+    pub(crate) fn consume<I: Send, S: Default>(items: Vec<I>, work: impl Fn(I, &mut S) + Sync) {
         items
             .into_par_iter()
             .for_each_init(S::default, |scratch, item| work(item, scratch));
@@ -1117,19 +1117,19 @@ mod parallel {
 
 /// The same in the one thread that a browser's wasm has.
 #[cfg(target_arch = "wasm32")]
-mod parallel {
-    pub(super) fn threads() -> usize {
+pub(crate) mod parallel {
+    pub(crate) fn threads() -> usize {
         1
     }
 
-    pub(super) fn for_each_chunk<T, S: Default>(data: &mut [T], size: usize, work: impl Fn(usize, &mut [T], &mut S)) {
+    pub(crate) fn for_each_chunk<T, S: Default>(data: &mut [T], size: usize, work: impl Fn(usize, &mut [T], &mut S)) {
         let mut scratch = S::default();
         data.chunks_mut(size)
             .enumerate()
             .for_each(|(index, chunk)| work(index, chunk, &mut scratch));
     }
 
-    pub(super) fn map_chunks<T, R, S: Default>(
+    pub(crate) fn map_chunks<T, R, S: Default>(
         _split: bool,
         own: &mut S,
         data: &mut [T],
@@ -1142,7 +1142,7 @@ mod parallel {
             .collect()
     }
 
-    pub(super) fn map<R, S: Default>(
+    pub(crate) fn map<R, S: Default>(
         _split: bool,
         own: &mut S,
         count: usize,
@@ -1151,7 +1151,7 @@ mod parallel {
         (0..count).map(|index| work(index, own)).collect()
     }
 
-    pub(super) fn consume<I, S: Default>(items: Vec<I>, work: impl Fn(I, &mut S)) {
+    pub(crate) fn consume<I, S: Default>(items: Vec<I>, work: impl Fn(I, &mut S)) {
         let mut scratch = S::default();
         items.into_iter().for_each(|item| work(item, &mut scratch));
     }

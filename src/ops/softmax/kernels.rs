@@ -13,7 +13,6 @@ use std::sync::Arc;
 const SOFTMAX: &str = include_str!("../../../shaders/softmax.wgsl");
 const SOFTMAX_ONLINE: &str = include_str!("../../../shaders/softmax_online.wgsl");
 const SOFTMAX_SPLIT: &str = include_str!("../../../shaders/softmax_split.wgsl");
-const MATH: &str = include_str!("../../../shaders/lib/softmax_math.wgsl");
 const ROWS: &str = include_str!("../../../shaders/lib/softmax_rows.wgsl");
 const SWEEP: &str = include_str!("../../../shaders/lib/softmax_sweep.wgsl");
 const MASK: &str = include_str!("../../../shaders/lib/softmax_mask_additive.wgsl");
@@ -141,6 +140,8 @@ impl std::fmt::Display for Strategy {
 const WORKGROUP: u32 = 256;
 /// Elements of a chunk of a split row.
 const CHUNK: usize = 8192;
+/// Bytes that the records of a workspace may take before rows go through it in groups.
+const LARGEST_WORKSPACE: u64 = 128 << 20;
 /// Bytes a chunk or a row leaves in the workspace of [`Strategy::Split`].
 const RECORD: u64 = 32;
 
@@ -178,7 +179,7 @@ pub(crate) struct Params {
     chunks: u32,
     first_chunk: u32,
     chunk_len: u32,
-    spare: u32,
+    group: u32,
 }
 
 /// A variant of the shaders.
@@ -252,7 +253,13 @@ impl Variant {
             lib::BITS,
             lib::ERROR_FREE,
             lib::REDUCE,
-            MATH,
+            lib::SOFTMAX_MATH,
+            lib::SOFTMAX_QUADS,
+            if self.strategy == Strategy::Online {
+                lib::SOFTMAX_RUNNING
+            } else {
+                ""
+            },
             ROWS,
             if self.mask { MASK } else { NO_MASK },
             if self.backward { UPSTREAM } else { NO_UPSTREAM },
@@ -309,12 +316,33 @@ pub(crate) fn strategy_for(gpu: &Gpu, x: &RowMap, forced: Option<Strategy>, back
         });
     }
     let bytes = if strategy == Strategy::Split {
-        let chunks = x.len.div_ceil(chunk_len(capabilities, x)?).max(1) as u64;
-        (x.rows() as u64 * RECORD).next_multiple_of(256) + x.rows() as u64 * chunks * RECORD
+        let chunks = x.len.div_ceil(chunk_len(capabilities, x)?).max(1);
+        let (stats, partials) = workspace_parts(group_rows(capabilities, x.rows(), chunks)?, chunks);
+        stats + partials
     } else {
         0
     };
     Ok((strategy, bytes))
+}
+
+/// Bytes of the two parts of the workspace for so many rows.
+fn workspace_parts(rows: usize, chunks: usize) -> (u64, u64) {
+    let stats = (rows as u64 * RECORD).next_multiple_of(256);
+    (stats, rows as u64 * chunks as u64 * RECORD)
+}
+
+/// Rows whose records are in the workspace at a time.
+fn group_rows(capabilities: &Capabilities, rows: usize, chunks: usize) -> Result<usize> {
+    let one = chunks as u64 * RECORD;
+    if one > capabilities.max_binding {
+        return Err(Error::Limit {
+            what: "bytes of workspace of a row in one storage binding",
+            need: one,
+            have: capabilities.max_binding,
+        });
+    }
+    let most = capabilities.max_binding.min(LARGEST_WORKSPACE) / one;
+    Ok(rows.min(most.max(1) as usize))
 }
 
 /// Elements of a chunk: short enough that a chunk of a strided row fits a binding.
@@ -534,7 +562,8 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
 
     let chunk = chunk_len(capabilities, &x)?;
     let chunks = x.len.div_ceil(chunk).max(1);
-    let stats_bytes = (rows as u64 * RECORD).next_multiple_of(256);
+    let group = group_rows(capabilities, rows, chunks)?;
+    let (stats_bytes, partials_bytes) = workspace_parts(group, chunks);
     let owned;
     let (buffer, offset) = match call.workspace {
         Some((buffer, offset)) => (buffer, offset),
@@ -543,89 +572,40 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             (&owned, 0)
         }
     };
-    if workspace_bytes - stats_bytes > capabilities.max_binding {
-        return Err(Error::Limit {
-            what: "bytes of workspace in one storage binding",
-            need: workspace_bytes - stats_bytes,
-            have: capabilities.max_binding,
-        });
-    }
-    binder.workspace = Some((buffer.clone(), offset, stats_bytes, workspace_bytes - stats_bytes));
+    binder.workspace = Some((buffer.clone(), offset, stats_bytes, partials_bytes));
     let common = Params {
         chunks: chunks as u32,
         chunk_len: chunk as u32,
         ..common
     };
-    let chunk_views: Vec<(&BufferView, RowMap, Role)> = views
-        .iter()
-        .map(|(v, m, role)| (*v, chunked(m, chunk, chunks), *role))
-        .collect();
-    let chunk_params = |window: &Window| Params {
-        first_row: (window.first_row / chunks) as u32,
-        first_chunk: (window.first_row % chunks) as u32,
-        ..common
+    let kernels = SplitKernels {
+        reduce: gpu.kernel(label, &source, "reduce_chunks")?,
+        merge: gpu.kernel(label, &source, "merge_chunks")?,
+        write: gpu.kernel(label, &source, "write_chunks")?,
     };
-    let readers: Vec<_> = chunk_views
-        .iter()
-        .filter(|(_, _, role)| *role != Role::Y)
-        .cloned()
-        .collect();
-    let reduce = gpu.kernel(label, &source, "reduce_chunks")?;
-    for window in plan(&readers, &budget, true)? {
-        binder.add(&reduce, &readers, &window, chunk_params(&window))?;
-    }
-    let merge = gpu.kernel(label, &source, "merge_chunks")?;
-    let results: Vec<_> = views
-        .iter()
-        .filter(|(_, _, role)| *role == Role::Y && reduces && !call.backward)
-        .cloned()
-        .collect();
-    if results.is_empty() {
-        let writes = plan(&chunk_views, &budget, true)?;
-        // Only the workspace is touched, so rows need no windows; y is bound since the shader names it for logsumexp.
-        let named: Vec<_> = chunk_views
+    let groups: Vec<Vec<(usize, RowMap)>> = views.iter().map(|(_, map, _)| map.groups(group)).collect();
+    for g in 0..groups[0].len() {
+        let (first, _) = groups[0][g];
+        let views: Vec<(&BufferView, RowMap, Role)> = views
             .iter()
-            .filter(|(_, _, role)| *role == Role::Y)
-            .cloned()
+            .zip(&groups)
+            .map(|((view, _, role), groups)| (*view, groups[g].1.clone(), *role))
             .collect();
-        let part = writes.first().and_then(|w| w.parts.get(1)).cloned();
-        let most = (1usize << 20).min(budget.rows as usize);
-        for first in (0..rows).step_by(most) {
-            let parts = part.iter().cloned().collect();
-            let window = Window {
-                first_row: first,
-                rows: most.min(rows - first),
-                sizes: [1; 4],
-                parts,
-            };
-            binder.add(
-                &merge,
-                &named,
-                &window,
-                Params {
-                    first_row: first as u32,
-                    ..common
-                },
-            )?;
-        }
-        let write = gpu.kernel(label, &source, "write_chunks")?;
-        for window in writes {
-            binder.add(&write, &chunk_views, &window, chunk_params(&window))?;
-        }
-    } else {
-        for window in plan(&results, &budget, false)? {
-            binder.add(
-                &merge,
-                &results,
-                &window,
-                Params {
-                    first_row: window.first_row as u32,
-                    ..common
-                },
-            )?;
-        }
+        let common = Params {
+            group: first as u32,
+            ..common
+        };
+        let merges_into_y = reduces && !call.backward;
+        binder.add_split(&kernels, &views, &budget, [chunk, chunks], merges_into_y, first, common)?;
     }
     binder.finish()
+}
+
+/// The entry points of split rows.
+struct SplitKernels {
+    reduce: Arc<Kernel>,
+    merge: Arc<Kernel>,
+    write: Arc<Kernel>,
 }
 
 /// A tensor's part in the call, by its place in `Params`.
@@ -712,6 +692,72 @@ impl Binder<'_> {
             bind("partials", buffer, offset + stats, *partials);
         }
         self.dispatches.add(kernel, params, grid, bindings);
+        Ok(())
+    }
+
+    /// The dispatches of a group of split rows, whose first one has number `first`: `chunk` is the length of a chunk and the number
+    /// of chunks of a row.
+    #[allow(clippy::too_many_arguments)]
+    fn add_split(
+        &mut self,
+        kernels: &SplitKernels,
+        views: &[(&BufferView, RowMap, Role)],
+        budget: &Budget,
+        [chunk, chunks]: [usize; 2],
+        merges_into_y: bool,
+        first: usize,
+        common: Params,
+    ) -> Result<()> {
+        let chunk_views: Vec<(&BufferView, RowMap, Role)> = views
+            .iter()
+            .map(|(v, m, role)| (*v, chunked(m, chunk, chunks), *role))
+            .collect();
+        let chunk_params = |window: &Window| Params {
+            first_row: (first + window.first_row / chunks) as u32,
+            first_chunk: (window.first_row % chunks) as u32,
+            ..common
+        };
+        let row_params = |number: usize| Params {
+            first_row: (first + number) as u32,
+            ..common
+        };
+        let readers: Vec<_> = chunk_views
+            .iter()
+            .filter(|(_, _, role)| *role != Role::Y)
+            .cloned()
+            .collect();
+        for window in plan(&readers, budget, true)? {
+            self.add(&kernels.reduce, &readers, &window, chunk_params(&window))?;
+        }
+        if merges_into_y {
+            let results: Vec<_> = views.iter().filter(|(_, _, role)| *role == Role::Y).cloned().collect();
+            for window in plan(&results, budget, false)? {
+                self.add(&kernels.merge, &results, &window, row_params(window.first_row))?;
+            }
+            return Ok(());
+        }
+        let writes = plan(&chunk_views, budget, true)?;
+        // Only the workspace is touched, so rows need no windows; y is bound since the shader names it for logsumexp.
+        let named: Vec<_> = chunk_views
+            .iter()
+            .filter(|(_, _, role)| *role == Role::Y)
+            .cloned()
+            .collect();
+        let part = writes.first().and_then(|w| w.parts.get(1)).cloned();
+        let rows = views[0].1.rows();
+        let most = (1usize << 20).min(budget.rows as usize);
+        for begin in (0..rows).step_by(most) {
+            let window = Window {
+                first_row: begin,
+                rows: most.min(rows - begin),
+                sizes: [1; 4],
+                parts: part.iter().cloned().collect(),
+            };
+            self.add(&kernels.merge, &named, &window, row_params(begin))?;
+        }
+        for window in writes {
+            self.add(&kernels.write, &chunk_views, &window, chunk_params(&window))?;
+        }
         Ok(())
     }
 

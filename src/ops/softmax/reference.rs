@@ -21,37 +21,8 @@
 use super::bounds::Expected;
 use super::options::{MaskedRows, SoftmaxKind, SoftmaxOptions};
 use crate::element::Element;
+use crate::float::Summation;
 use crate::rows::RowMap;
-
-/// Sum of f64 with the rounding errors carried along (Neumaier).
-#[derive(Clone, Copy, Default)]
-struct Sum {
-    total: f64,
-    lost: f64,
-}
-
-impl Sum {
-    fn of(terms: impl IntoIterator<Item = f64>) -> f64 {
-        let mut sum = Sum::default();
-        for term in terms {
-            let total = sum.total + term;
-            // What was lost is a rounding error of the larger operand's partner; with infinities there is nothing to correct.
-            if total.is_finite() {
-                sum.lost += if sum.total.abs() >= term.abs() {
-                    (sum.total - total) + term
-                } else {
-                    (term - total) + sum.total
-                };
-            }
-            sum.total = total;
-        }
-        if sum.total.is_finite() {
-            sum.total + sum.lost
-        } else {
-            sum.total
-        }
-    }
-}
 
 /// `exp(z - max)` with the rounding error of the difference put back; 0 for z = -inf.
 fn exp_below(z: f64, max: f64) -> f64 {
@@ -112,7 +83,11 @@ impl RowStatistics {
             };
         }
         let ties = z.iter().filter(|&&v| v == max).count() as f64;
-        let others = Sum::of(z.iter().filter(|&&v| v < max).map(|&v| exp_below(v, max)));
+        let others = z
+            .iter()
+            .filter(|&&v| v < max)
+            .map(|&v| exp_below(v, max))
+            .sum_neumaier();
         RowStatistics {
             class,
             max,
@@ -202,7 +177,7 @@ pub fn backward_row(kind: SoftmaxKind, z: &[f64], g: &[f64], len: usize, scale: 
     let p: Vec<f64> = z.iter().map(|&z| row.softmax(z)).collect();
     let (mut values, mut magnitudes): (Vec<f64>, Vec<f64>) = match kind {
         SoftmaxKind::Softmax => {
-            let mean = Sum::of(p.iter().zip(g).map(|(p, g)| p * g));
+            let mean: f64 = p.iter().zip(g).map(|(p, g)| p * g).sum_neumaier();
             let mean_magnitude: f64 = p.iter().zip(g).map(|(p, g)| (p + FLUSHED) * g.abs()).sum();
             p.iter()
                 .zip(g)
@@ -210,7 +185,7 @@ pub fn backward_row(kind: SoftmaxKind, z: &[f64], g: &[f64], len: usize, scale: 
                 .unzip()
         }
         SoftmaxKind::LogSoftmax => {
-            let total = Sum::of(g[..z.len()].iter().copied());
+            let total: f64 = g[..z.len()].iter().sum_neumaier();
             let total_magnitude: f64 = g[..z.len()].iter().map(|g| g.abs()).sum();
             p.iter()
                 .zip(g)

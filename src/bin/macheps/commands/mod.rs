@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod audit;
 mod bench;
 mod devices;
 mod probe;
@@ -19,5 +20,6 @@ pub fn run(cli: Cli) -> Outcome {
         Some(Command::Verify { device, op, json }) => verify::run(&device, op.as_deref(), json.json.as_deref()),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Audit(args)) => audit::run(&args),
     }
 }

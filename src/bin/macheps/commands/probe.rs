@@ -18,7 +18,7 @@ pub fn run(device: &str, json: Option<&Path>) -> Outcome {
     let device = Device::open(device)?;
     let (text, probe) = device.probe()?;
     if !json.is_some_and(is_stdout) {
-        output::print(&format!("{}\n\n{}", device.adapter(), text.trim_end()))?;
+        output::print(text.trim_end())?;
     }
     match json {
         Some(path) => Document::new("probe", device.adapter(), Body { probe }).write(path),

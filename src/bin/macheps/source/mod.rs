@@ -5,7 +5,7 @@
 
 mod npy;
 mod npz;
-mod safe;
+pub mod safe;
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek};
@@ -76,6 +76,11 @@ impl Source {
         Err(Failure::usage(format!(
             "{text}: unknown kind of file; expected x.npy, x.npz#name or x.safetensors#name"
         )))
+    }
+
+    /// The file, if all tensors of a safetensors file are meant or the one named.
+    pub fn safetensors(&self) -> Option<(&Path, Option<&str>)> {
+        (self.format == Format::Safetensors).then_some((self.path.as_path(), self.name.as_deref()))
     }
 
     /// Reads the tensor.

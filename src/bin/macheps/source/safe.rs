@@ -1,6 +1,8 @@
 //! Safetensors: only the header and the wanted tensor are read.
 
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
@@ -11,8 +13,8 @@ use crate::tensor::{Stored, Tensor};
 /// The format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Reads the tensor `name`, or the only one, from a file of `length` bytes.
-pub fn read(input: &mut (impl Read + Seek), length: u64, name: Option<&str>) -> Result<Tensor, String> {
+/// Reads the header of a file of `length` bytes: the tensors, and where their bytes begin.
+fn header(input: &mut impl Read, length: u64) -> Result<(Metadata, u64), String> {
     let Some(after_size) = length.checked_sub(8) else {
         return Err(format!(
             "truncated: expected the 8 bytes of a safetensors header's length, the file has {length}"
@@ -36,6 +38,67 @@ pub fn read(input: &mut (impl Read + Seek), length: u64, name: Option<&str>) -> 
             "the tensors take {need} bytes, {have} follow the header; expected as many"
         ));
     }
+    Ok((metadata, 8 + size))
+}
+
+/// A file in the address space: what is not looked at is not read.
+pub struct Mapped {
+    map: memmap2::Mmap,
+    metadata: Metadata,
+    data: usize,
+}
+
+/// A tensor of a mapped file.
+pub struct MappedTensor<'a> {
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// Type of the elements, where it is one of ours, and its name in the file.
+    pub stored: Option<Stored>,
+    pub type_name: String,
+    /// The elements, little-endian, at any alignment.
+    pub bytes: &'a [u8],
+}
+
+impl Mapped {
+    /// Maps a regular file.
+    pub fn open(path: &Path) -> Result<Mapped, String> {
+        let file = File::open(path).map_err(|e| format!("cannot be opened: {e}"))?;
+        if !file.metadata().is_ok_and(|m| m.is_file()) {
+            return Err("is not a regular file; expected one that can be mapped into memory".to_string());
+        }
+        // SAFETY: the mapping is private and read-only, and nothing here takes its bytes for more than numbers: a file that
+        // another program changes meanwhile gives other numbers. One that shrinks ends the program by SIGBUS, as it would any
+        // program that maps it.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| format!("cannot be mapped: {e}"))?;
+        let mut bytes: &[u8] = &map;
+        let (metadata, data) = header(&mut bytes, map.len() as u64)?;
+        Ok(Mapped {
+            data: data as usize,
+            map,
+            metadata,
+        })
+    }
+
+    /// The tensors in the order of their bytes.
+    pub fn tensors(&self) -> impl Iterator<Item = MappedTensor<'_>> {
+        self.metadata.offset_keys().into_iter().filter_map(|name| {
+            let info = self.metadata.info(&name)?;
+            let (begin, end) = info.data_offsets;
+            Some(MappedTensor {
+                shape: info.shape.clone(),
+                stored: stored(info.dtype),
+                type_name: info.dtype.to_string(),
+                bytes: self.map.get(self.data + begin..self.data + end)?,
+                name,
+            })
+        })
+    }
+}
+
+/// Reads the tensor `name`, or the only one, from a file of `length` bytes.
+pub fn read(input: &mut (impl Read + Seek), length: u64, name: Option<&str>) -> Result<Tensor, String> {
+    let (metadata, data) = header(input, length)?;
     let tensors = metadata.tensors();
     let name = choose(tensors.keys().cloned().collect(), name, "tensor")?;
     let Some(info) = tensors.get(&name) else {
@@ -50,7 +113,7 @@ pub fn read(input: &mut (impl Read + Seek), length: u64, name: Option<&str>) -> 
     // The library has checked begin <= end, the shape's product and the sizes.
     let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
     input
-        .seek(SeekFrom::Start(8 + size + begin))
+        .seek(SeekFrom::Start(data + begin))
         .map_err(|e| format!("cannot be read: {e}"))?;
     let bytes = read_exactly(input, end - begin)?;
     Tensor::new(info.shape.clone(), stored, bytes, false, false)

@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 
 /// Elements that a kernel handles at a time.
-pub(super) const LANES: usize = 8;
+pub(crate) const LANES: usize = 8;
 
 /// Row stride of a tile of columns, in elements; a multiple of [`LANES`].
 pub(super) const TILE_COLUMNS: usize = 64;
@@ -52,7 +52,7 @@ fn exp_reduced<const FMA: bool>(r: f64) -> f64 {
 ///
 /// `d = k ln 2 + r` with integer k and |r| <= ln(2)/2.
 #[inline(always)]
-fn exp<const FMA: bool>(d: f64) -> f64 {
+pub(crate) fn exp<const FMA: bool>(d: f64) -> f64 {
     // Where k is -1023, so that the scale 2^k below comes out as 0.
     const LOWEST: f64 = -709.4;
     // In this form a NaN stays.
@@ -102,7 +102,7 @@ fn lift(z: &Lanes32, floor: f32) -> Lanes32 {
 
 /// Sum of the lanes as a balanced tree.
 #[inline(always)]
-pub(super) fn reduce(mut lanes: Lanes64) -> f64 {
+pub(crate) fn reduce(mut lanes: Lanes64) -> f64 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -312,7 +312,7 @@ fn exp_sum_body<const FMA: bool>(z: &[f32], max: f32) -> f64 {
 }
 
 /// Number of elements equal to the maximum, and sum of `exp(z - max)` over the others.
-pub(super) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
+pub(crate) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
     if max.abs() <= MAX_WITH_FLOOR {
         ties_and_others_near(z, max)
     } else {
@@ -320,14 +320,17 @@ pub(super) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
     }
 }
 
-/// Multiplies by a factor, with the digits of it that f32 lacks.
+/// Multiplies by a factor of at most 1, with the digits of it that f32 lacks.
 #[inline(always)]
 fn scale_body<const FMA: bool>(out: &mut [f32], factor: f64) {
     if FMA {
-        let high = factor as f32;
-        let low = (factor - f64::from(high)) as f32;
+        // Lifted by 2^64 until the last step: the product with the low digits would be subnormal long before the result is,
+        // and lose them. Scaling back is exact where the result is normal.
+        const LIFT: f64 = 18446744073709551616.0;
+        let high = (factor * LIFT) as f32;
+        let low = (factor * LIFT - f64::from(high)) as f32;
         for v in out {
-            *v = v.mul_add(high, *v * low);
+            *v = v.mul_add(high, *v * low) * (1.0 / LIFT) as f32;
         }
     } else {
         for v in out {
@@ -346,7 +349,7 @@ macro_rules! kernels {
             "x86_64+avx2+fma",
             "aarch64+neon",
         ))]
-        pub(super) fn $name($($arg: $type),*) $(-> $result)? {
+        pub(crate) fn $name($($arg: $type),*) $(-> $result)? {
             #[allow(dead_code)]
             const FMA: bool = target_cfg_f!(any(target_feature = "fma", target_feature = "neon"));
             $body
@@ -557,7 +560,7 @@ kernels! {
 
 /// Every NaN as the one bit pattern that this crate writes.
 #[inline(always)]
-fn canonical(value: f32) -> f32 {
+pub(crate) fn canonical(value: f32) -> f32 {
     if value.is_nan() {
         f32::from_bits(0x7fc0_0000)
     } else {

@@ -3,6 +3,7 @@
 //! An operation is a file here and a line in [`OPERATIONS`]. It parses its [`Call`], reads its inputs, computes, and leaves its
 //! [`Results`], which are summed up on stdout and written all or none.
 
+mod cross_entropy;
 mod layer_norm;
 mod softmax;
 
@@ -26,6 +27,10 @@ const OPERATIONS: &[Family] = &[
     Family {
         names: &["softmax", "log_softmax", "logsumexp"],
         run: softmax::run,
+    },
+    Family {
+        names: &["cross_entropy", "nll_loss"],
+        run: cross_entropy::run,
     },
     Family {
         names: &["layer_norm", "rms_norm"],

@@ -1,0 +1,3 @@
+// There is no reduced loss.
+fn write_result(value: f32) {
+}
