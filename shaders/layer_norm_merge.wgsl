@@ -28,11 +28,11 @@ struct ColumnSums {
 
 @group(0) @binding(7) var<storage, read_write> sums: array<ColumnSums>;
 
-fn team_value4(v: Pair4, at: u32) -> vec4<f32> {
-    let x = pair_value(team_sum(vec2<f32>(v.high.x, v.low.x), at, params.zero));
-    let y = pair_value(team_sum(vec2<f32>(v.high.y, v.low.y), at, params.zero));
-    let z = pair_value(team_sum(vec2<f32>(v.high.z, v.low.z), at, params.zero));
-    let w = pair_value(team_sum(vec2<f32>(v.high.w, v.low.w), at, params.zero));
+fn team_value4(sum: Pair4, at: u32) -> vec4<f32> {
+    let x = pair_value(team_sum(vec2<f32>(sum.high.x, sum.low.x), at, params.zero));
+    let y = pair_value(team_sum(vec2<f32>(sum.high.y, sum.low.y), at, params.zero));
+    let z = pair_value(team_sum(vec2<f32>(sum.high.z, sum.low.z), at, params.zero));
+    let w = pair_value(team_sum(vec2<f32>(sum.high.w, sum.low.w), at, params.zero));
     let v = vec4<f32>(x, y, z, w);
     let magnitude = bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu);
     return select(v, vec4<f32>(nan_f32()), magnitude > vec4<u32>(0x7f800000u));
