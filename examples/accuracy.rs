@@ -406,9 +406,10 @@ fn write_others(text: &mut String, devices: &[Device], excesses: &mut Vec<String
             .map(|device| {
                 let cases = &cases;
                 scope.spawn(move || {
-                    let of =
-                        |case: &Box<dyn macheps::verify::Case>| macheps::verify::run(&device.context, case.as_ref());
-                    cases.iter().map(of).collect::<Vec<_>>()
+                    cases
+                        .iter()
+                        .map(|case| macheps::verify::run(&device.context, case.as_ref()))
+                        .collect::<Vec<_>>()
                 })
             })
             .collect();

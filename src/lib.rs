@@ -49,6 +49,13 @@ pub use ops::cross_entropy::{CrossEntropy, CrossEntropyViews, LossKind};
 pub use ops::cross_entropy::{CrossEntropyInput, CrossEntropyOptions, LossReduction};
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::cross_entropy::{cross_entropy, cross_entropy_with_gradient, nll_loss, nll_loss_with_gradient};
+pub use ops::layer_norm::{
+    LayerNorm, LayerNormGradientViews, LayerNormGradients, LayerNormInput, LayerNormOptions, LayerNormStrategy,
+    LayerNormViews, NormKind,
+};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::layer_norm::{layer_norm, rms_norm};
+pub use ops::layer_norm::{layer_norm_async, rms_norm_async};
 pub use ops::optimizer::{
     AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
 };

@@ -75,6 +75,7 @@ pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     all.extend(boxed(ops::bce_with_logits::cases::verify_cases()));
     all.extend(boxed(ops::activation::cases::verify_cases()));
     all.extend(boxed(ops::reduction::cases::verify_cases()));
+    all.extend(boxed(ops::layer_norm::cases::verify_cases()));
     all.extend(boxed(ops::unscale::cases::verify_cases()));
     all.extend(boxed(ops::optimizer::cases::verify_cases()));
     all.extend(boxed(ops::audit::cases::verify_cases()));

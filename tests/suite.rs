@@ -9,6 +9,8 @@ mod audit;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/layer_norm.rs"]
+mod cpu_layer_norm;
 #[path = "suite/cpu_softmax.rs"]
 mod cpu_softmax;
 #[path = "suite/cross_entropy.rs"]
@@ -27,6 +29,8 @@ mod gpu_cross_entropy;
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]
 mod gpu_gradcheck;
+#[path = "suite/gpu_layer_norm.rs"]
+mod gpu_layer_norm;
 #[path = "suite/gpu_mixed_precision.rs"]
 mod gpu_mixed_precision;
 #[path = "suite/planted.rs"]

@@ -5,6 +5,7 @@ mod copy;
 mod cross_entropy;
 mod elementwise;
 mod fused;
+mod layer_norm;
 mod mixed;
 mod reduction;
 
@@ -152,6 +153,7 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(ops::bce_with_logits::cases::bench_cases(quick)));
     all.extend(boxed(ops::activation::cases::bench_cases(quick)));
     all.extend(boxed(ops::reduction::cases::bench_cases(quick)));
+    all.extend(boxed(ops::layer_norm::cases::bench_cases(quick)));
     all.extend(boxed(ops::unscale::cases::bench_cases(quick)));
     all.extend(boxed(ops::optimizer::cases::bench_cases(quick)));
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod bce_with_logits;
 pub mod cross_entropy;
 pub(crate) mod elementwise;
+pub mod layer_norm;
 pub mod optimizer;
 pub mod reduction;
 pub mod softmax;
@@ -19,6 +20,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
         bce_with_logits::shader_variants(),
         activation::shader_variants(),
         reduction::shader_variants(),
+        layer_norm::shader_variants(),
         unscale::shader_variants(),
         optimizer::shader_variants(),
         audit::shader_variants(),

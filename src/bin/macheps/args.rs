@@ -122,6 +122,8 @@ pub struct AuditArgs {
                         sum, mean, variance, std, norm, dot, min, max, argmin, argmax, sum_square, log_sum: input x, optional upstream\n\
                         \x20   (dot: and x2); output y, grad; settings axes (all), keepdims=false, correction=1 (variance, std),\n\
                         \x20   ord=1|2|inf (norm), mode=pairwise|compensated|reproducible (sum, mean, dot), upstream=1\n\
+                        layer_norm: input x, optional weight, bias and upstream; output y, grad; settings eps=1e-5, upstream=1\n\
+                        rms_norm: the same without bias; eps=1e-6\n\
                         unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
 )]
 pub struct RunArgs {

@@ -6,6 +6,7 @@
 mod activation;
 mod bce_with_logits;
 mod cross_entropy;
+mod layer_norm;
 mod reduction;
 mod softmax;
 mod unscale;
@@ -44,21 +45,12 @@ const OPERATIONS: &[Family] = &[
         run: activation::run,
     },
     Family {
-        names: &[
-            "sum",
-            "mean",
-            "variance",
-            "std",
-            "norm",
-            "dot",
-            "min",
-            "max",
-            "argmin",
-            "argmax",
-            "sum_square",
-            "log_sum",
-        ],
+        names: reduction::NAMES,
         run: reduction::run,
+    },
+    Family {
+        names: &["layer_norm", "rms_norm"],
+        run: layer_norm::run,
     },
     Family {
         names: &["unscale"],
