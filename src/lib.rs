@@ -60,7 +60,7 @@ pub use ops::optimizer::{
     AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
 };
 pub use ops::reduction::{
-    BoundReduction, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
+    BoundReduction, ExactSum, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
 };
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,

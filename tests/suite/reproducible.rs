@@ -42,7 +42,7 @@ impl BitSum {
                 -1
             };
             for bit in 0..48 {
-                if m * n >> bit & 1 == 1 {
+                if ((m * n) >> bit) & 1 == 1 {
                     self.bits[(e + f + 298) as usize + bit] += sign;
                 }
             }
