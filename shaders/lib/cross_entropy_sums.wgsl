@@ -40,6 +40,12 @@ fn sum_kept(row: Row, blocks: u32, lane: u32, at: u32, top: u32) -> RowTotals {
     return team_totals(top, counts.x + counts.y + counts.z + counts.w, lanes, picked, at);
 }
 
+// The sum of the weights so far. What small weights have lost beside that of a label is in the lower halves, which are
+// not kept small.
+fn mass_of(mass: Pair4) -> vec4<f32> {
+    return opaque4(mass.high + mass.low, params.zero);
+}
+
 // Maximum and sums in one read. The sums with the target's weights are relative to each virtual lane's largest entry so far:
 // all their terms have one sign, and what a new maximum adds has it too.
 fn sum_read_once(row: Row, blocks: u32, lane: u32, at: u32) -> RowTotals {
@@ -61,7 +67,7 @@ fn sum_read_once(row: Row, blocks: u32, lane: u32, at: u32) -> RowTotals {
                     let after = states[a].largest;
                     let risen = held & (after > before);
                     if any(risen) {
-                        let fall = weighed4(lanes.mass[a].high, before, after);
+                        let fall = weighed4(mass_of(lanes.mass[a]), before, after);
                         lanes.dot[a] = pair_add4(lanes.dot[a], select(vec4<f32>(0.0), fall.high, risen), params.zero);
                     }
                     let q = select(vec4<f32>(0.0), charges4(row, j, row.visible), inside);
@@ -84,7 +90,7 @@ fn sum_read_once(row: Row, blocks: u32, lane: u32, at: u32) -> RowTotals {
         lanes.t[a] = settled.t;
         if DENSE {
             let held = states[a].count > vec4<f32>(0.0);
-            let fall = weighed4(lanes.mass[a].high, select(m, states[a].largest, held), m);
+            let fall = weighed4(mass_of(lanes.mass[a]), select(m, states[a].largest, held), m);
             lanes.dot[a] = pair_add4(lanes.dot[a], fall.high, params.zero);
         }
     }

@@ -12,7 +12,7 @@ use macheps::{
     LossReduction, Weights, verify,
 };
 use safetensors::SafeTensors;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Relative error that the oracle may have against exact values.
 const ORACLE: f64 = 1e-14;
@@ -108,17 +108,17 @@ pub trait Runner {
     fn activation<T: Element>(
         &self,
         kind: ActivationKind,
-        file: &PathBuf,
+        file: &Path,
         x: &str,
         upstream: Option<&str>,
     ) -> [Vec<T>; 2];
     /// Loss and gradient.
-    fn bce<T: Element>(&self, file: &PathBuf, reduction: LossReduction) -> (Vec<f32>, Vec<T>);
+    fn bce<T: Element>(&self, file: &Path, reduction: LossReduction) -> (Vec<f32>, Vec<T>);
 }
 
 pub struct Library<'a>(pub &'a Context);
 
-fn read(file: &PathBuf, name: &str) -> Option<Tensor> {
+fn read(file: &Path, name: &str) -> Option<Tensor> {
     let bytes = std::fs::read(file).unwrap();
     tensor(&SafeTensors::deserialize(&bytes).unwrap(), name)
 }
@@ -131,7 +131,7 @@ impl Runner for Library<'_> {
     fn activation<T: Element>(
         &self,
         kind: ActivationKind,
-        file: &PathBuf,
+        file: &Path,
         x: &str,
         upstream: Option<&str>,
     ) -> [Vec<T>; 2] {
@@ -143,7 +143,7 @@ impl Runner for Library<'_> {
         [results(self.0, kind, &x, None), grad.unwrap_or_default()]
     }
 
-    fn bce<T: Element>(&self, file: &PathBuf, reduction: LossReduction) -> (Vec<f32>, Vec<T>) {
+    fn bce<T: Element>(&self, file: &Path, reduction: LossReduction) -> (Vec<f32>, Vec<T>) {
         let of = |name: &str| read(file, name);
         let (x, target) = (of("logits").unwrap(), of("target").unwrap());
         let floats = |t: Option<Tensor>| t.map(|t| (as_type::<f32>(&t), t.shape));
@@ -175,7 +175,7 @@ impl Runner for Library<'_> {
 
 /// The conformance cases of ONNX and WebNN.
 pub fn onnx(what: &str, runner: &impl Runner) {
-    fn one<T: Element>(what: &str, runner: &impl Runner, file: &PathBuf, kind: ActivationKind, error: f64) {
+    fn one<T: Element>(what: &str, runner: &impl Runner, file: &Path, kind: ActivationKind, error: f64) {
         let what = format!("{what}: {}", file.display());
         let [y, _] = runner.activation::<T>(kind, file, "in0", None);
         let x: Vec<T> = as_type(&read(file, "in0").unwrap());
@@ -206,7 +206,7 @@ pub fn onnx(what: &str, runner: &impl Runner) {
 
 /// The hard rows of sigmoid.
 pub fn hard_sigmoid(what: &str, runner: &impl Runner) {
-    fn one<T: Element>(what: &str, runner: &impl Runner, file: &PathBuf) {
+    fn one<T: Element>(what: &str, runner: &impl Runner, file: &Path) {
         let what = format!("{what}: {}", file.display());
         let x = read(file, "x").unwrap();
         let values: Vec<T> = as_type(&x);
@@ -264,7 +264,7 @@ pub fn hard_sigmoid(what: &str, runner: &impl Runner) {
 
 /// The hard rows of binary cross-entropy.
 pub fn hard_bce(what: &str, runner: &impl Runner) {
-    fn one<T: Element>(what: &str, runner: &impl Runner, file: &PathBuf, reduction: LossReduction) {
+    fn one<T: Element>(what: &str, runner: &impl Runner, file: &Path, reduction: LossReduction) {
         let what = format!("{what}: {}", file.display());
         let of = |name: &str| read(file, name);
         let (x, target) = (of("logits").unwrap(), of("target").unwrap());
@@ -681,7 +681,7 @@ pub mod program {
         fn activation<T: Element>(
             &self,
             kind: ActivationKind,
-            file: &PathBuf,
+            file: &Path,
             x: &str,
             upstream: Option<&str>,
         ) -> [Vec<T>; 2] {
@@ -694,7 +694,7 @@ pub mod program {
             [all.next().unwrap(), all.next().unwrap_or_default()]
         }
 
-        fn bce<T: Element>(&self, file: &PathBuf, reduction: LossReduction) -> (Vec<f32>, Vec<T>) {
+        fn bce<T: Element>(&self, file: &Path, reduction: LossReduction) -> (Vec<f32>, Vec<T>) {
             let inputs: Vec<(&str, String)> = [
                 ("x", "logits"),
                 ("target", "target"),

@@ -177,9 +177,9 @@ fn gradients_are_those_of_the_function() {
         let wide = |v: &[f64]| v.iter().map(|&v| v as f32).collect::<Vec<_>>();
         let [_, dweight, dbias] = reference::backward(&wide(&x), 9, Some(&wide(&weight)), &wide(&g), &options);
         let normal = reference::forward_row(&x, None, None, &options);
-        for j in 0..9 {
-            assert!((dweight.values[j] - normal.values[j] * g[j]).abs() < 1e-6);
-            assert!((dbias.values[j] - g[j]).abs() < 1e-6);
+        for (j, &g) in g.iter().enumerate() {
+            assert!((dweight.values[j] - normal.values[j] * g).abs() < 1e-6);
+            assert!((dbias.values[j] - g).abs() < 1e-6);
         }
     }
 }
