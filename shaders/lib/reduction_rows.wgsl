@@ -144,6 +144,14 @@ fn block_count(quads: u32) -> u32 {
     return (quads + 8u * TEAM * ACC - 1u) / (8u * TEAM * ACC);
 }
 
+// Eight, which drivers that compile slowly must not know: they would unroll loops.
+fn block_length() -> u32 {
+    if UNROLL {
+        return 8u;
+    }
+    return 8u + params.zero;
+}
+
 // Quad k of a block for accumulator `a` of `lane`: with TEAM * ACC = 16 the 64 virtual lanes do not depend on the team.
 fn quad_number(block: u32, k: u32, a: u32, lane: u32) -> u32 {
     return ((block * 8u + k) * ACC + a) * TEAM + lane;

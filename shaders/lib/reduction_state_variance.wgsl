@@ -59,13 +59,14 @@ fn sweep(chunk: Chunk, lane: u32, at: u32) -> State {
         shift = opaque(times_power(mean, total.exponent - exponent), params.zero);
     }
     let blocks = select(0u, block_count(chunk.quads), usable);
+    let eight = block_length();
     var firsts: array<Pair4, ACC>;
     var seconds: array<Pair4, ACC>;
     for (var block = 0u; block < blocks; block += 1u) {
         for (var a = 0u; a < ACC; a += 1u) {
             var first = vec4<f32>(0.0);
             var second = vec4<f32>(0.0);
-            for (var k = 0u; k < 8u; k += 1u) {
+            for (var k = 0u; k < eight; k += 1u) {
                 let q = quad_number(block, k, a, lane);
                 if q < chunk.quads {
                     let quad = load_quad(chunk, q);

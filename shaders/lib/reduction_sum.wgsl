@@ -112,66 +112,92 @@ fn add_odd4(sum: Sum, a: vec4<u32>, b: vec4<u32>, odd: vec4<bool>) -> Sum {
     return result;
 }
 
+// Elements of a quad as bits of the two factors of their terms, and which of them are ordinary, and which are not.
+struct Terms {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    ordinary: vec4<bool>,
+    odd: vec4<bool>,
+}
+
+fn terms_of(quad: Quad) -> Terms {
+    var ua = bitcast<vec4<u32>>(quad.x);
+    let ma = ua & vec4<u32>(0x7fffffffu);
+    if ABSOLUTE {
+        ua = ma;
+    }
+    var ub = vec4<u32>(0x3f800000u);
+    if PRODUCT {
+        ub = select(ua, bitcast<vec4<u32>>(quad.w), vec4<bool>(TWO));
+    }
+    let mb = ub & vec4<u32>(0x7fffffffu);
+    let ea = ma >> vec4<u32>(23u);
+    let eb = mb >> vec4<u32>(23u);
+    let lowest = vec4<u32>(u32(254 + LOWEST));
+    let in_range = (ea + eb - lowest) <= vec4<u32>(u32(HIGHEST - LOWEST));
+    let normal = (ea - vec4<u32>(1u) < vec4<u32>(254u)) & (eb - vec4<u32>(1u) < vec4<u32>(254u));
+    let ordinary = quad.inside & in_range & normal;
+    let nothing = ((ma == vec4<u32>(0u)) & (mb < vec4<u32>(0x7f800000u)))
+        | ((mb == vec4<u32>(0u)) & (ma < vec4<u32>(0x7f800000u)));
+    return Terms(ua, ub, ordinary, quad.inside & !ordinary & !nothing);
+}
+
+// Ordinary factors, the others as 0. Hidden, or the driver may drop what only NaN and infinity would need.
+fn taken4(u: vec4<u32>, ordinary: vec4<bool>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(select(vec4<u32>(0u), u, ordinary) ^ vec4<u32>(params.zero));
+}
+
 // Sum over a chunk, in every lane of the team.
 fn sweep_sum(chunk: Chunk, lane: u32, at: u32) -> Sum {
     var mids: array<Pair4, ACC>;
     var odds: array<Sum, ACC>;
     largest = 0u;
+    var met_odd = false;
     let blocks = block_count(chunk.quads);
+    let eight = block_length();
     for (var block = 0u; block < blocks; block += 1u) {
         for (var a = 0u; a < ACC; a += 1u) {
             // Eight terms a component are summed plainly; what they come to is added error-free.
             var plain = vec4<f32>(0.0);
-            for (var k = 0u; k < 8u; k += 1u) {
+            for (var k = 0u; k < eight; k += 1u) {
                 let q = quad_number(block, k, a, lane);
                 if q < chunk.quads {
                     let quad = load_quad(chunk, q);
-                    var ua = bitcast<vec4<u32>>(quad.x);
-                    let ma = ua & vec4<u32>(0x7fffffffu);
-                    if ABSOLUTE {
-                        ua = ma;
-                    }
+                    let terms = terms_of(quad);
+                    met_odd |= any(terms.odd);
                     if VARIANCE {
-                        let seen = select(vec4<u32>(0u), ma, quad.inside);
+                        let u = bitcast<vec4<u32>>(quad.x) & vec4<u32>(0x7fffffffu);
+                        let seen = select(vec4<u32>(0u), u, quad.inside);
                         largest = max(largest, max(max(seen.x, seen.y), max(seen.z, seen.w)));
                     }
-                    var ub = vec4<u32>(0x3f800000u);
-                    if PRODUCT {
-                        ub = select(ua, bitcast<vec4<u32>>(quad.w), vec4<bool>(TWO));
-                    }
-                    let mb = ub & vec4<u32>(0x7fffffffu);
-                    let ea = ma >> vec4<u32>(23u);
-                    let eb = mb >> vec4<u32>(23u);
-                    let lowest = vec4<u32>(u32(254 + LOWEST));
-                    let in_range = (ea + eb - lowest) <= vec4<u32>(u32(HIGHEST - LOWEST));
-                    let normal = (ea - vec4<u32>(1u) < vec4<u32>(254u)) & (eb - vec4<u32>(1u) < vec4<u32>(254u));
-                    let ordinary = quad.inside & in_range & normal;
-                    let nothing = ((ma == vec4<u32>(0u)) & (mb < vec4<u32>(0x7f800000u)))
-                        | ((mb == vec4<u32>(0u)) & (ma < vec4<u32>(0x7f800000u)));
-                    let odd = quad.inside & !ordinary & !nothing;
-                    // Hidden, or the driver may drop what only NaN and infinity would need.
-                    let x = bitcast<vec4<f32>>(select(vec4<u32>(0u), ua, ordinary) ^ vec4<u32>(params.zero));
-                    if COMPENSATED {
-                        if PRODUCT {
-                            let w = bitcast<vec4<f32>>(select(vec4<u32>(0u), ub, ordinary) ^ vec4<u32>(params.zero));
-                            let p = two_product4(x, w, params.zero);
-                            mids[a] = pair_merge4(mids[a], p, params.zero);
-                        } else {
-                            mids[a] = pair_add4(mids[a], x, params.zero);
-                        }
+                    let x = taken4(terms.a, terms.ordinary);
+                    if COMPENSATED && PRODUCT {
+                        let p = two_product4(x, taken4(terms.b, terms.ordinary), params.zero);
+                        mids[a] = pair_merge4(mids[a], p, params.zero);
+                    } else if COMPENSATED {
+                        mids[a] = pair_add4(mids[a], x, params.zero);
                     } else if PRODUCT {
-                        let w = bitcast<vec4<f32>>(select(vec4<u32>(0u), ub, ordinary) ^ vec4<u32>(params.zero));
-                        plain += x * w;
+                        plain += x * taken4(terms.b, terms.ordinary);
                     } else {
                         plain += x;
-                    }
-                    if any(odd) {
-                        odds[a] = add_odd4(odds[a], ua, ub, odd);
                     }
                 }
             }
             if !COMPENSATED {
                 mids[a] = pair_add4(mids[a], opaque4(plain, params.zero), params.zero);
+            }
+        }
+    }
+    if met_odd {
+        // Once more for the terms left out, in the same order; apart, so that the loop above stays small.
+        let steps = blocks * 8u * ACC;
+        for (var step = 0u; step < steps; step += 1u) {
+            let q = step * TEAM + lane;
+            if q < chunk.quads {
+                let terms = terms_of(load_quad(chunk, q));
+                if any(terms.odd) {
+                    odds[step % ACC] = add_odd4(odds[step % ACC], terms.a, terms.b, terms.odd);
+                }
             }
         }
     }

@@ -28,7 +28,7 @@ pub fn bound(kind: ReductionKind, mode: SumMode, dtype: DType, row: &Row) -> f64
     let (a, s, value) = (row.magnitude, row.sum.abs(), row.value.abs());
     let pairwise = (n.log2() + 4.0) * U;
     let compensated = 2.0 * U * s + n * U * U * a;
-    // A compensated result is rounded once from a pair: what is below the smallest subnormal cannot be said.
+
     let summed = match mode {
         SumMode::Pairwise => pairwise * a,
         SumMode::Compensated | SumMode::Reproducible => compensated,

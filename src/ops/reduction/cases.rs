@@ -399,7 +399,11 @@ impl crate::verify::Case for Case {
 
 /// Whether the bound of a case says anything: log_sum near a sum of 0 may be anything.
 fn sensible(kind: ReductionKind, fill: Fill) -> bool {
-    kind != ReductionKind::LogSum || !matches!(fill, Fill::Cancelling | Fill::Extreme | Fill::Large | Fill::Tiny)
+    kind != ReductionKind::LogSum
+        || !matches!(
+            fill,
+            Fill::Cancelling | Fill::Extreme | Fill::Large | Fill::Tiny | Fill::Special
+        )
 }
 
 /// The cases of `verify`: every reduction, storage type and kind of values, rows whole and cut, several axes, columns.

@@ -131,6 +131,9 @@ fn lanes<T: Element>(x: &[T], f: impl Fn(usize, f32) -> f64) -> f64 {
     ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7])) + tail
 }
 
+/// What is done with an element of each of several neighbouring rows: its index, and the elements of both tensors.
+type Line<'a, T> = &'a mut dyn FnMut(usize, &[T], Option<&[T]>);
+
 /// The tensors of a call.
 struct Call<'a, T> {
     kind: ReductionKind,
@@ -216,7 +219,7 @@ impl<T: Element> Call<'_, T> {
         let kind = self.kind;
         let start = self.layout.start(row);
         let rows = states.len();
-        let each = |body: &mut dyn FnMut(usize, &[T], Option<&[T]>)| {
+        let each = |body: Line<'_, T>| {
             self.layout.runs(begin, end, |place, step, count, first| {
                 for i in 0..count {
                     let at = start[0] + place[0] + i * step[0];

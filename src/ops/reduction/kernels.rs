@@ -82,6 +82,8 @@ pub(crate) struct Variant {
     pub subgroups: bool,
     pub lanes: u32,
     pub shader_f16: bool,
+    /// Whether the innermost loops may be unrolled; it costs software drivers seconds.
+    pub unroll: bool,
     pub all_read_write: bool,
     /// Whether x and the second tensor can be taken four aligned elements at a time.
     pub quads: [bool; 2],
@@ -193,6 +195,7 @@ impl Variant {
             ),
             ("ARG", boolean(kind.is_arg())),
             ("MINIMUM", boolean(matches!(kind, K::Min | K::ArgMin))),
+            ("UNROLL", boolean(self.unroll)),
             ("DIMS", unsigned(self.dims)),
             ("COLUMNS", boolean(self.columns)),
         ];
@@ -555,7 +558,12 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let content = cutting.content();
     let inner_len = content.last().map_or(1, |d| d.size);
     let quads_in_chunk = cutting.elements().min(len) / inner_len.max(1) * inner_len.div_ceil(4);
-    let width = (quads_in_chunk.max(1) as u32).next_power_of_two().min(VIRTUAL);
+    // Few widths, since each is a pipeline to be built.
+    let width = match quads_in_chunk {
+        0..=1 => 1,
+        2..=4 => 4,
+        _ => VIRTUAL,
+    };
     let narrow = narrow_team(capabilities);
     let wide =
         !capabilities.software && !cutting.columns && quads_in_chunk >= 1024 && capabilities.max_invocations >= 256;
@@ -590,6 +598,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         subgroups: !exact && capabilities.subgroup > 1 && team > 1,
         lanes: capabilities.subgroup,
         shader_f16: capabilities.shader_f16,
+        unroll: !capabilities.software,
         all_read_write: shared,
         quads: [
             aligned(call.x, 0, &cutting),
@@ -624,8 +633,8 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     for (i, dim) in content.iter().rev().enumerate() {
         let slot = if i + 1 == content.len() && i > 0 { 3 } else { i };
         inner[slot] = dim.size as u32;
-        for t in 0..2 {
-            steps[t][slot] = dim.strides[t] as u32;
+        for (step, &stride) in steps.iter_mut().zip(&dim.strides) {
+            step[slot] = stride as u32;
         }
     }
     let divisor = len as f64 - call.options.correction;
@@ -839,6 +848,9 @@ pub fn shader_variants() -> Vec<(String, String)> {
             for (i, (team, lanes)) in widths.into_iter().enumerate() {
                 // Options that do not interact take turns.
                 let turn = i + s + kind as usize;
+                if turn % 3 == 1 {
+                    continue;
+                }
                 let columns = team == 1;
                 let quads = turn.is_multiple_of(2) && !columns;
                 let variant = Variant {
@@ -853,6 +865,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                     subgroups: lanes > 1 && team > 1,
                     lanes,
                     shader_f16,
+                    unroll: turn % 2 == 1,
                     all_read_write: turn % 3 == 2,
                     quads: [quads; 2],
                 };
