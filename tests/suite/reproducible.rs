@@ -96,7 +96,7 @@ impl BitSum {
         };
         let last = (381 - smallest).min(first as i32 + precision - 1).max(0) as usize;
         let mut value = quotient[..=last].iter().fold(0u64, |v, &d| v * 2 + u64::from(d));
-        let above = quotient[last + 1..].iter().any(|&d| d == 1) || rest != 0;
+        let above = quotient[last + 1..].contains(&1) || rest != 0;
         let half = quotient[last + 1] == 1;
         let tie = half && quotient[last + 2..].iter().all(|&d| d == 0) && rest == 0;
         if above && half && (!tie || value % 2 == 1) {
