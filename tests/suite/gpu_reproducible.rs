@@ -256,7 +256,7 @@ fn binned_sum_losing_a_carry() {
                 "        result.limbs[j] = select(v & MASK, v, j == TOP);\n        carry = 0u;",
             )],
         },
-        vec![1.99; 100_000],
+        vec![f32::from_bits(0x3fff_ffff); 1 << 20],
     );
 }
 

@@ -121,7 +121,11 @@ impl Variant {
             ("INFINITY", infinity),
             ("NOT_A_NUMBER", nan),
         ];
-        let flags = [("TWO", boolean(two)), ("COLUMNS", boolean(self.columns))];
+        let flags = [
+            ("TWO", boolean(two)),
+            ("COLUMNS", boolean(self.columns)),
+            ("UNROLL", boolean(self.unroll)),
+        ];
         let constants: Vec<_> = constants
             .map(|(name, value)| (name, unsigned(value)))
             .into_iter()
