@@ -98,6 +98,7 @@ fn write_forward(x: &[f32], w: &[f32], b: &[f32], mean: f64, rstd: f64, y: &mut 
 }
 
 /// Writes `(g w - total - (x - mean) * slope) * rstd`.
+#[allow(clippy::too_many_arguments)]
 #[multiversion::multiversion(targets("x86_64+avx2+fma", "x86_64+avx512f", "aarch64+neon"))]
 fn write_backward(x: &[f32], g: &[f32], w: &[f32], mean: f64, rstd: f64, total: f64, slope: f64, dx: &mut [f32]) {
     for (((dx, &x), &g), &w) in dx.iter_mut().zip(x).zip(g).zip(w) {
@@ -312,11 +313,12 @@ pub fn backward_columns<T: Element>(
         let columns = tile * TILE..((tile + 1) * TILE).min(len);
         let (mut weight, mut bias) = (vec![0.0f64; columns.len()], vec![0.0f64; columns.len()]);
         let (mut wide, mut wide_g) = (Vec::new(), Vec::new());
-        for r in (block * block_rows).min(rows)..((block + 1) * block_rows).min(rows) {
+        let own = (block * block_rows).min(rows)..((block + 1) * block_rows).min(rows);
+        for (r, s) in own.clone().zip(&stats[own]) {
             let range = r * len + columns.start..r * len + columns.end;
             let x = widened(&x[range.clone()], &mut wide);
             let g = widened(&upstream[range], &mut wide_g);
-            add_columns(x, g, stats[r].mean, stats[r].rstd, &mut weight, &mut bias);
+            add_columns(x, g, s.mean, s.rstd, &mut weight, &mut bias);
         }
         (weight, bias)
     });
