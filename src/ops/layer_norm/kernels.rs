@@ -89,10 +89,10 @@ impl LayerNormStrategy {
         match len {
             0..=64 => LayerNormStrategy::Short,
             _ if few && len > CHUNK => LayerNormStrategy::Split,
-            0..=1024 => LayerNormStrategy::OnChip,
+            65..=1024 => LayerNormStrategy::OnChip,
             // A barrier costs software more than a read that the cache serves.
-            0..=32_768 if capabilities.software => LayerNormStrategy::Subgroup,
-            0..=1_048_576 if !capabilities.software => LayerNormStrategy::Workgroup,
+            1025..=32_768 if capabilities.software => LayerNormStrategy::Subgroup,
+            1025..=1_048_576 if !capabilities.software => LayerNormStrategy::Workgroup,
             _ => LayerNormStrategy::Split,
         }
     }
