@@ -1,7 +1,7 @@
 // Layer norm and rms norm, forward and gradient of the input, of few but long rows: each row is cut into chunks, a team of
 // TEAM invocations a chunk, WG / TEAM chunks a workgroup. Dispatches:
 //   reduce_chunks  extremes, mean and squares of every chunk in its own scale, into `partials`
-//   merge_chunks   one team a row: the row's statistics after Chan, Golub and LeVeque, into `records`
+//   merge_chunks   (layer_norm_split_merge.wgsl) the statistics of every row, into `records`
 //   dot_chunks     backward: every chunk's sums of the upstream gradient, into `partials`
 //   write_chunks   the results, chunk by chunk; backward, each team first adds up the sums of its row
 //
@@ -10,17 +10,6 @@
 
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;
 @group(0) @binding(2) var<storage, read_write> y_data: array<y_unit>;
-
-struct Partial {
-    extremes: vec2<u32>,
-    mean: vec2<f32>,
-    squares: vec2<f32>,
-    dot: vec2<f32>,
-    total: vec2<f32>,
-    spare: vec2<u32>,
-}
-
-@group(0) @binding(7) var<storage, read_write> partials: array<Partial>;
 
 // A chunk of the dispatch: where it lies, and which part of which row it is.
 struct Chunk {
@@ -59,78 +48,6 @@ fn reduce_chunks(inv: Invocation) {
         partials[chunk.number].extremes = extremes;
         partials[chunk.number].mean = m.mean;
         partials[chunk.number].squares = m.squares;
-    }
-}
-
-// A pair times 2^k for k <= 0; below the range it counts for nothing.
-fn lowered(v: vec2<f32>, k: i32) -> vec2<f32> {
-    return select(vec2<f32>(0.0), v * power_of_two(max(k, -126)), k >= -126);
-}
-
-// Elements of chunk c of a row.
-fn chunk_size(c: u32) -> f32 {
-    return f32(min(params.chunk_len, params.len - c * params.chunk_len));
-}
-
-// Adds up the values of a team's accumulators, one value each.
-fn gather(sums: ptr<function, array<vec2<f32>, ACC>>, at: u32) -> vec2<f32> {
-    for (var half = ACC / 2u; half > 0u; half /= 2u) {
-        for (var a = 0u; a < half; a += 1u) {
-            (*sums)[a] = pair_merge((*sums)[a], (*sums)[a + half], params.zero);
-        }
-    }
-    let total = team_sum((*sums)[0], at, params.zero);
-    return fast_two_sum(total.x, total.y, params.zero);
-}
-
-@compute @workgroup_size(WG)
-fn merge_chunks(inv: Invocation) {
-    let at = position(inv);
-    let lane = at % TEAM;
-    let number = (inv.group.x + inv.group.y * params.grid_x) * (WG / TEAM) + at / TEAM;
-    let live = number < params.rows;
-    let owner = params.first_row + select(0u, number, live);
-    let begin = owner * params.chunks;
-    var extremes = vec2<u32>(0u);
-    for (var c = lane; c < params.chunks; c += TEAM) {
-        extremes = max(extremes, partials[begin + c].extremes);
-    }
-    extremes = team_extremes(extremes, at);
-    let scale = row_scale(extremes);
-
-    // As in lib/layer_norm_sweep.wgsl, ACC accumulators a lane make 16 virtual lanes for every team.
-    var mean = vec2<f32>(0.0);
-    if !RMS {
-        var sums: array<vec2<f32>, ACC>;
-        for (var c = lane; c < params.chunks; c += TEAM) {
-            let part = partials[begin + c];
-            let own = lowered(part.mean, row_scale(part.extremes).e - scale.e);
-            let a = c / TEAM % ACC;
-            sums[a] = pair_merge(sums[a], pair_product(own, vec2<f32>(chunk_size(c), 0.0)), params.zero);
-        }
-        mean = pair_product(gather(&sums, at), params.inverse);
-        if scale.constant {
-            mean = vec2<f32>(scaled4(vec4<f32>(unordered(extremes.x)), scale).x, 0.0);
-        }
-    }
-    var squares: array<vec2<f32>, ACC>;
-    for (var c = lane; c < params.chunks; c += TEAM) {
-        let part = partials[begin + c];
-        let down = row_scale(part.extremes).e - scale.e;
-        let a = c / TEAM % ACC;
-        var sum = pair_merge(squares[a], lowered(part.squares, 2 * down), params.zero);
-        if !RMS {
-            let own = lowered(part.mean, down);
-            let t = two_sum(own.x, -mean.x, params.zero);
-            let delta = two_sum(t.x, opaque(t.y + opaque(own.y - mean.y, params.zero), params.zero), params.zero);
-            let between = pair_product(pair_product(delta, delta), vec2<f32>(chunk_size(c), 0.0));
-            sum = pair_merge(sum, between, params.zero);
-        }
-        squares[a] = sum;
-    }
-    let s = row_stats(scale, mean, gather(&squares, at));
-    if live && lane == 0u {
-        records[owner] = RowRecord(s.scale.status, s.scale.e, s.f, 0u, s.mean, s.r);
     }
 }
 

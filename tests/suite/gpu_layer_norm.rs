@@ -15,7 +15,7 @@ use macheps::{
 
 const ROWS: &str = include_str!("../../shaders/lib/layer_norm_rows.wgsl");
 const SWEEP: &str = include_str!("../../shaders/lib/layer_norm_sweep.wgsl");
-const SPLIT: &str = include_str!("../../shaders/layer_norm_split.wgsl");
+const SPLIT: &str = include_str!("../../shaders/layer_norm_split_merge.wgsl");
 const COLUMNS: &str = include_str!("../../shaders/layer_norm_columns.wgsl");
 
 const FORWARD: Quantity = Quantity::Forward(NormKind::LayerNorm);

@@ -314,11 +314,11 @@ pub fn backward_columns<T: Element>(
         let (mut weight, mut bias) = (vec![0.0f64; columns.len()], vec![0.0f64; columns.len()]);
         let (mut wide, mut wide_g) = (Vec::new(), Vec::new());
         let own = (block * block_rows).min(rows)..((block + 1) * block_rows).min(rows);
-        for (r, stats) in own.clone().zip(&stats[own]) {
+        for (r, s) in own.clone().zip(&stats[own]) {
             let range = r * len + columns.start..r * len + columns.end;
             let x = widened(&x[range.clone()], &mut wide);
             let g = widened(&upstream[range], &mut wide_g);
-            add_columns(x, g, stats.mean, stats.rstd, &mut weight, &mut bias);
+            add_columns(x, g, s.mean, s.rstd, &mut weight, &mut bias);
         }
         (weight, bias)
     });

@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 const ROW_KERNEL: &str = include_str!("../../../shaders/layer_norm.wgsl");
 const SPLIT_KERNEL: &str = include_str!("../../../shaders/layer_norm_split.wgsl");
+const SPLIT_MERGE_KERNEL: &str = include_str!("../../../shaders/layer_norm_split_merge.wgsl");
 const COLUMNS_KERNEL: &str = include_str!("../../../shaders/layer_norm_columns.wgsl");
 const MERGE_KERNEL: &str = include_str!("../../../shaders/layer_norm_merge.wgsl");
 const ROWS: &str = include_str!("../../../shaders/lib/layer_norm_rows.wgsl");
 const SWEEP: &str = include_str!("../../../shaders/lib/layer_norm_sweep.wgsl");
+const PARTIAL_STRUCT: &str = include_str!("../../../shaders/lib/layer_norm_partial.wgsl");
 const RECORD_STRUCT: &str = include_str!("../../../shaders/lib/layer_norm_record.wgsl");
 const KEEP_RECORD: &str = include_str!("../../../shaders/lib/layer_norm_keep.wgsl");
 const NO_RECORD: &str = include_str!("../../../shaders/lib/layer_norm_keep_none.wgsl");
@@ -84,11 +86,11 @@ impl LayerNormStrategy {
     /// The choice for `rows` rows of `len` elements. It does not depend on the subgroup width.
     pub fn choose(capabilities: &Capabilities, rows: usize, len: usize) -> LayerNormStrategy {
         let few = rows < if capabilities.software { 8 } else { 128 };
-        // A barrier costs software more than a read that the cache serves.
         match len {
             0..=64 => LayerNormStrategy::Short,
             _ if few && len > CHUNK => LayerNormStrategy::Split,
             65..=1024 => LayerNormStrategy::OnChip,
+            // A barrier costs software more than a read that the cache serves.
             1025..=32_768 if capabilities.software => LayerNormStrategy::Subgroup,
             1025..=1_048_576 if !capabilities.software => LayerNormStrategy::Workgroup,
             _ => LayerNormStrategy::Split,
@@ -304,6 +306,9 @@ impl Variant {
         if self.split || self.record {
             fragments.push(RECORD_STRUCT);
         }
+        if self.split {
+            fragments.push(PARTIAL_STRUCT);
+        }
         fragments.push(if self.record { KEEP_RECORD } else { NO_RECORD });
         fragments.push(if has(Role::Weight) { WEIGHT } else { NO_WEIGHT });
         fragments.push(if has(Role::Bias) { BIAS } else { NO_BIAS });
@@ -326,6 +331,40 @@ impl Variant {
             kernel: if self.split { SPLIT_KERNEL } else { ROW_KERNEL },
         })
     }
+}
+
+/// Statistics of split rows from those of chunks.
+fn split_merge_source(kind: NormKind, target: Target, team: u32, accumulators: u32, workgroup: u32) -> String {
+    compose(&Composition {
+        constants: &[
+            ("WG", unsigned(workgroup)),
+            ("TEAM", unsigned(team)),
+            ("ACC", unsigned(accumulators)),
+            ("LANES", unsigned(target.lanes)),
+            ("EXCHANGE", unsigned(target.exchange_space(team, workgroup))),
+            ("RMS", boolean(kind == NormKind::RmsNorm)),
+            ("WHOLE", boolean(true)),
+            ("HAS_WEIGHT", boolean(false)),
+            ("HAS_BIAS", boolean(false)),
+        ],
+        tensors: &[],
+        alias: None,
+        shader_f16: false,
+        all_read_write: false,
+        fragments: &[
+            target.exchange(),
+            lib::BITS,
+            lib::ERROR_FREE,
+            lib::REDUCE,
+            ROWS,
+            RECORD_STRUCT,
+            PARTIAL_STRUCT,
+            NO_WEIGHT,
+            NO_BIAS,
+            NO_UPSTREAM,
+        ],
+        kernel: SPLIT_MERGE_KERNEL,
+    })
 }
 
 /// The first stage of the gradients of weight and bias.
@@ -968,7 +1007,14 @@ impl Binder<'_> {
     fn merge_split(&self) -> Result<Vec<Step>> {
         let label = self.call.options.kind.name();
         let variant = self.variant(false)?;
-        let kernel = self.gpu.kernel(label, &variant.source(), "merge_chunks")?;
+        let source = split_merge_source(
+            variant.kind,
+            variant.target,
+            variant.team,
+            variant.accumulators,
+            variant.workgroup,
+        );
+        let kernel = self.gpu.kernel(label, &source, "merge_chunks")?;
         let mut dispatches = Dispatches::new(self.gpu, label);
         let most = (1usize << 20).min(self.layout.budget.rows as usize);
         for first in (0..self.layout.rows).step_by(most) {
@@ -1173,6 +1219,18 @@ pub fn shader_variants() -> Vec<(String, String)> {
                     };
                     all.push((format!("{name}_{strategy}_{dtype}{native}_{i}"), variant.source()));
                 }
+            }
+        }
+        for (team, lanes) in widths.into_iter().filter(|_| dtype == DType::F32) {
+            let target = Target {
+                subgroups: lanes > 1,
+                lanes,
+                shader_f16,
+                all_read_write: false,
+            };
+            for kind in NormKind::ALL {
+                let source = split_merge_source(kind, target, team, 16 / team, 64);
+                all.push((format!("{}_split_merge_{team}_{lanes}", kind.name()), source));
             }
         }
         for (i, wanted) in [[true, true], [true, false], [false, true]].into_iter().enumerate() {
