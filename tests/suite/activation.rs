@@ -105,13 +105,8 @@ fn cases(test: &str, folder: &str, wanted: &[&str]) -> Vec<(PathBuf, serde_json:
 /// What computes: the library on a context, or the program on a device. Gives the results of a case's tensors of these names.
 pub trait Runner {
     /// `y` of a function, and the gradient if there is an upstream gradient by that name.
-    fn activation<T: Element>(
-        &self,
-        kind: ActivationKind,
-        file: &Path,
-        x: &str,
-        upstream: Option<&str>,
-    ) -> [Vec<T>; 2];
+    fn activation<T: Element>(&self, kind: ActivationKind, file: &Path, x: &str, upstream: Option<&str>)
+    -> [Vec<T>; 2];
     /// Loss and gradient.
     fn bce<T: Element>(&self, file: &Path, reduction: LossReduction) -> (Vec<f32>, Vec<T>);
 }
