@@ -320,17 +320,23 @@ pub(crate) fn ties_and_others(z: &[f32], max: f32) -> (f64, f64) {
     }
 }
 
-/// Multiplies by a factor of at most 1, with the digits of it that f32 lacks.
+/// Multiplies by a factor, with the digits of it that f32 lacks.
 #[inline(always)]
 fn scale_body<const FMA: bool>(out: &mut [f32], factor: f64) {
     if FMA {
-        // Lifted by 2^64 until the last step: the product with the low digits would be subnormal long before the result is,
-        // and lose them. Scaling back is exact where the result is normal.
+        // Small factors are lifted by 2^64 until the last step: the product with the low digits would be subnormal long before the
+        // result is, and lose them. Scaling back is exact where the result is normal.
         const LIFT: f64 = 18446744073709551616.0;
-        let high = (factor * LIFT) as f32;
-        let low = (factor * LIFT - f64::from(high)) as f32;
+        let (lift, back) = if factor.abs() <= 1.0 {
+            (LIFT, 1.0 / LIFT)
+        } else {
+            (1.0, 1.0)
+        };
+        let back = back as f32;
+        let high = (factor * lift) as f32;
+        let low = (factor * lift - f64::from(high)) as f32;
         for v in out {
-            *v = v.mul_add(high, *v * low) * (1.0 / LIFT) as f32;
+            *v = v.mul_add(high, *v * low) * back;
         }
     } else {
         for v in out {
