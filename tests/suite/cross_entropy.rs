@@ -574,7 +574,8 @@ mod gpu_files {
     use crate::adapters;
 
     fn on_adapters(test: &str, cases: &[FileCase]) {
-        for adapter in adapters::all(test) {
+        // GL takes seconds for each of the many variants; its share is in gpu_cross_entropy.
+        for adapter in adapters::all(test).iter().filter(|a| !a.is("gl")) {
             conforms(&adapter.context, &format!("{test} on {}", adapter.name), cases);
         }
     }

@@ -268,9 +268,9 @@ fn run_case(failures: &mut Failures, name: &str, context: &Context, case: &Case)
 fn one_shots_meet_their_bounds() {
     let mut failures = Failures::default();
     for adapter in adapters::all("one_shots_meet_their_bounds") {
-        for case in verify_cases() {
+        for (i, case) in verify_cases().into_iter().enumerate() {
             // Pipelines are dear there.
-            if adapter.is("gl") && case.dtype != DType::F32 {
+            if adapter.is("gl") && (case.dtype != DType::F32 || i % 3 > 0) {
                 continue;
             }
             run_case(&mut failures, &adapter.name, &adapter.context, &case);
@@ -297,7 +297,8 @@ const STRATEGIES: [(Strategy, &[&[usize]]); 7] = [
 fn strategies(reduction: LossReduction, change: impl Fn(&mut Case), test: &str) {
     let mut failures = Failures::default();
     for adapter in adapters::all(test) {
-        for (strategy, shapes) in STRATEGIES {
+        // GL compiles for seconds; in-row, in-chunk and column forms are one each.
+        for (strategy, shapes) in STRATEGIES.into_iter().step_by(if adapter.is("gl") { 3 } else { 1 }) {
             let dear = adapter.is("gl") || adapter.is("swiftshader");
             for (i, shape) in shapes.iter().take(if dear { 1 } else { 9 }).enumerate() {
                 let mut case = Case {
@@ -408,8 +409,8 @@ fn views_with_offsets_and_strides() {
 #[test]
 fn large_vocabularies() {
     let mut failures = Failures::default();
-    for adapter in adapters::all("large_vocabularies") {
-        let dear = adapter.is("gl") || adapter.is("swiftshader");
+    for adapter in adapters::all("large_vocabularies").iter().filter(|a| !a.is("gl")) {
+        let dear = adapter.is("swiftshader");
         for fill in [Fill::Ordinary, Fill::Dominated, Fill::Spread] {
             let smoothed = Case {
                 options: CrossEntropyOptions {
@@ -783,7 +784,11 @@ fn bytes_moved() {
 }
 
 fn expect_caught(bug: &Bug, case: &Case) {
-    let gpus = all_gpus(bug.name);
+    // GL runs the same arithmetic as llvmpipe and takes long to compile.
+    let gpus: Vec<_> = all_gpus(bug.name)
+        .into_iter()
+        .filter(|(name, _)| name != "gl")
+        .collect();
     let caught = caught(bug, &gpus, |context| {
         case.run(context).expect("the case runs").map(|_| ())
     });
