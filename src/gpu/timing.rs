@@ -1,7 +1,10 @@
 //! Device time by timestamp queries, wall-clock time where there are none.
 
+#[cfg(not(target_arch = "wasm32"))]
 use super::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::Instant;
 
 /// A measured duration.

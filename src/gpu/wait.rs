@@ -1,8 +1,12 @@
 //! The one place that waits for a device.
 
 use super::Gpu;
-use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::Error;
+use crate::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
 use std::sync::mpsc;
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::{Duration, Instant};
 
 /// One slice of waiting; between slices a lost device is noticed.

@@ -79,7 +79,6 @@ impl Case {
     }
 
     /// Computes the case on a context; the answer and the oracle's.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<(TensorAudit, TensorAudit)> {
         match self.dtype {
             DType::F32 => self.run_as::<f32>(context),
@@ -88,7 +87,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn run_as<T: Element>(&self, context: &Context) -> Result<(TensorAudit, TensorAudit)> {
         let values = self.data::<T>();
         let got = job::run(&Chunk { values: &values }, context)?;
@@ -96,7 +94,6 @@ impl Case {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl verify::Case for Case {
     fn op(&self) -> &'static str {
         "audit"
