@@ -517,7 +517,7 @@ impl<T: Element> Call<'_, '_, T> {
             let [q, w] = self.coefficients(row, from, out.len(), q);
             let s = finish.upstream;
             kernels::scale_dense(out, factor, q, w, s * self.alpha, s * self.beta);
-        } else if factor.is_finite() {
+        } else if factor.abs() <= f64::from(f32::MAX) {
             softmax::scale(out, factor);
         } else {
             kernels::scale(out, factor);
