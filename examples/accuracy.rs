@@ -452,6 +452,8 @@ fn write_others(text: &mut String, devices: &[Device], quick: bool, excesses: &m
     text.push_str(&format!("\n|---|---|---|---|{}\n", "---|".repeat(devices.len())));
     for ((op, dtype, unit, bound), worst) in lines {
         let bound = bound.trim_end_matches('0').trim_end_matches('.');
+        // A bar would end the cell.
+        let unit = unit.replace('|', "\\|");
         let _ = write!(text, "| {op} | {} | {unit} | {bound} |", DType::ALL[dtype]);
         for worst in worst {
             match worst {
