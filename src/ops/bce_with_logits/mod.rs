@@ -10,7 +10,7 @@
 //! `upstream * weight * ((1 - t) * sigmoid(x) - pos_weight * t * sigmoid(-x))`, over the number of elements for the mean.
 //!
 //! # Shapes
-//! Logits and targets of one shape; `weight` and `pos_weight` broadcast to it by NumPy's rules ([C] goes along the last axis). The loss
+//! Logits and targets of one shape; `weight` and `pos_weight` broadcast to it by NumPy's rules (`[C]` goes along the last axis). The loss
 //! has that shape, or is one value. `upstream` is the gradient of the loss, of its shape.
 //!
 //! # Numerics

@@ -82,7 +82,7 @@ pub enum TargetView {
 /// What a call works on. Losses, weights and upstream gradients are f32 whatever the storage of the logits.
 #[derive(Clone, Debug)]
 pub struct CrossEntropyViews {
-    /// Logits, or log-probabilities for nll_loss: [N, C, d1, ..] or [C].
+    /// Logits, or log-probabilities for nll_loss: `[N, C, d1, ..]` or `[C]`.
     pub x: BufferView,
     /// Labels or probabilities.
     pub target: TargetView,

@@ -79,7 +79,7 @@ pub enum Target<'a, T> {
 pub struct CrossEntropyInput<'a, T> {
     /// Logits, or log-probabilities for nll_loss, in C order.
     pub x: &'a [T],
-    /// Shape: [N, C, d1, ..], or [C] for a single row.
+    /// Shape: `[N, C, d1, ..]`, or `[C]` for a single row.
     pub shape: &'a [usize],
     /// The targets.
     pub target: Target<'a, T>,

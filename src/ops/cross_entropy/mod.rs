@@ -13,7 +13,7 @@
 //! the gradient is `p_j (s sum_c a_c + 2 s_z z lse) - s a_j` with p the softmax; for nll_loss `-s w_t` at the label.
 //!
 //! # Shapes
-//! x is [N, C, d1, ..], [N, C], or [C] for one row. Labels and losses without reduction have that shape without C. Losses are f32
+//! x is `[N, C, d1, ..]`, `[N, C]`, or `[C]` for one row. Labels and losses without reduction have that shape without C. Losses are f32
 //! whatever the storage of x; gradient and log-probabilities have the storage and the shape of x.
 //!
 //! # Numerics

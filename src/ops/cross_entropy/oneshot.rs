@@ -394,7 +394,7 @@ one_shots!(
 Minus the sum over classes of the target's share times the log-softmax; see the [module](super) for all of it.
 
 # Shapes
-`x` is [N, C, d1, ..], [N, C] or [C]; labels have that shape without C, probabilities have that shape, `weight` is [C]. The losses are
+`x` is `[N, C, d1, ..]`, `[N, C]` or `[C]`; labels have that shape without C, probabilities have that shape, `weight` is `[C]`. The losses are
 f32 in C order.
 
 # Numerics
