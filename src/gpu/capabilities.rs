@@ -54,6 +54,18 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Invocations of a team that stays within a subgroup: the 64 virtual lanes of the fixed tree are 16 quads wide.
+    pub(crate) fn narrow_team(&self) -> u32 {
+        if self.subgroup > 1 {
+            self.subgroup.min(16)
+        } else if self.software {
+            // Workgroup memory with few barriers; wider teams wait more, narrower ones take long to compile.
+            4
+        } else {
+            16
+        }
+    }
+
     /// Reads them off a device.
     pub fn of(device: &wgpu::Device, kind: super::DeviceKind) -> Capabilities {
         let features = device.features();

@@ -4,6 +4,12 @@ use super::{Gpu, Kernel, Recording, Step};
 use crate::error::Result;
 use std::sync::Arc;
 
+/// A parameter with more digits than an f32 has: the f32 nearest to it, and what that leaves.
+pub(crate) fn pair(value: f64) -> [f32; 2] {
+    let high = value as f32;
+    [high, (value - f64::from(high)) as f32]
+}
+
 /// A range of a buffer for the binding of a name. Names that the kernel does not use are left out.
 #[derive(Clone, Debug)]
 pub(crate) struct Bind {

@@ -14,7 +14,7 @@ mod wait;
 pub use adapters::{Choice, DeviceInfo, DeviceKind, DeviceSelector};
 pub(crate) use adapters::{choose, enumerate};
 pub use capabilities::{Capabilities, recommended_limits, required_features};
-pub(crate) use dispatch::{Bind, Dispatches};
+pub(crate) use dispatch::{Bind, Dispatches, pair};
 pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
 pub use timing::Timing;

@@ -169,6 +169,15 @@ impl BufferView {
             && self.strides == other.strides
     }
 
+    /// Whether the rows of `map`, which are those of this view, can be taken four aligned elements at a time.
+    pub(crate) fn by_quads(&self, map: &RowMap) -> bool {
+        let quads = |n: usize| n.is_multiple_of(4);
+        map.len_stride == 1
+            && quads(map.len)
+            && quads(self.offset)
+            && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
+    }
+
     /// Rows along `axis`.
     pub(crate) fn rows(&self, axis: usize) -> RowMap {
         RowMap::strided(&self.shape, &self.strides, self.offset, axis)

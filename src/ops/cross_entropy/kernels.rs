@@ -44,17 +44,6 @@ const STATS: u64 = 32;
 const HEAD: u64 = 256;
 const SUMS_OF_BLOCK: u64 = 32;
 
-/// Invocations of a team that stays within a subgroup.
-fn team(capabilities: &Capabilities) -> u32 {
-    if capabilities.subgroup > 1 {
-        capabilities.subgroup.min(16)
-    } else if capabilities.software {
-        4
-    } else {
-        16
-    }
-}
-
 /// Whether a strategy can serve rows of `len` classes with this stride, without an invocation looping more than about
 /// 30,000 times.
 fn serves(strategy: Strategy, capabilities: &Capabilities, len: usize, len_stride: usize) -> bool {
@@ -63,7 +52,7 @@ fn serves(strategy: Strategy, capabilities: &Capabilities, len: usize, len_strid
         Strategy::Short => Some(64),
         Strategy::OnChip => Some(1024),
         Strategy::Workgroup => Some(16_384),
-        Strategy::Subgroup => passes(team(capabilities) as usize),
+        Strategy::Subgroup => passes(capabilities.narrow_team() as usize),
         Strategy::Online => passes(WORKGROUP as usize),
         Strategy::Columns => passes(1),
         Strategy::Split => None,
@@ -501,14 +490,6 @@ fn one_a_row(view: &BufferView, sizes: &[usize]) -> RowMap {
     }
 }
 
-fn aligned(view: &BufferView, map: &RowMap) -> bool {
-    let quads = |n: usize| n.is_multiple_of(4);
-    map.len_stride == 1
-        && quads(map.len)
-        && quads(view.offset)
-        && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
-}
-
 /// The same rows cut into chunks: one more row dimension, innermost.
 fn chunked(taking: &Taking<'_>, chunk: usize, chunks: usize) -> RowMap {
     let map = &taking.map;
@@ -528,7 +509,7 @@ fn chunked(taking: &Taking<'_>, chunk: usize, chunks: usize) -> RowMap {
 
 /// Teams, accumulators and blocks in registers for a strategy.
 fn widths(strategy: Strategy, capabilities: &Capabilities, len: usize) -> (u32, u32, u32) {
-    let narrow = team(capabilities);
+    let narrow = capabilities.narrow_team();
     let quads = len.div_ceil(4).max(1) as u32;
     match strategy {
         Strategy::Short => {
@@ -654,7 +635,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         let found = takings.iter().find(|t| t.role == role);
         found.map_or(0, |t| t.map.len_stride as u32)
     };
-    let quad = |view: Option<&BufferView>| view.is_some_and(|v| aligned(v, &v.rows(1)));
+    let quad = |view: Option<&BufferView>| view.is_some_and(|v| v.by_quads(&v.rows(1)));
     let (team, accumulators, keep) = widths(strategy, capabilities, classes);
     let nll = call.kind == LossKind::NllLoss;
     let (accumulators, keep) = if nll {

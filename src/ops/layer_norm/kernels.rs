@@ -5,7 +5,8 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
 use crate::gpu::{
-    Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Step, Window, plan_windows,
+    Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Step, Window, pair,
+    plan_windows,
 };
 use crate::rows::{RowDim, RowMap};
 use std::sync::Arc;
@@ -117,17 +118,6 @@ const COLUMN_SUMS: u64 = 64;
 const MERGE_TEAM: u32 = 16;
 /// Bytes that the sums of columns may take; with more columns they go in turns.
 const SUMS_BYTES: u64 = 64 << 20;
-
-/// Invocations of a team that stays within a subgroup: the 64 virtual lanes are 16 quads wide.
-fn team(capabilities: &Capabilities) -> u32 {
-    if capabilities.subgroup > 1 {
-        capabilities.subgroup.min(16)
-    } else if capabilities.software {
-        4
-    } else {
-        16
-    }
-}
 
 /// Parameters as lib/layer_norm_rows.wgsl declares them.
 #[repr(C)]
@@ -453,12 +443,6 @@ pub(super) struct Call<'a> {
     pub workspace: Option<(&'a wgpu::Buffer, u64)>,
 }
 
-/// An f64 as a pair of f32.
-fn pair(v: f64) -> [f32; 2] {
-    let high = v as f32;
-    [high, (v - f64::from(high)) as f32]
-}
-
 /// `v` as a pair in [1, 4) times 4 to an integer; 0 has an exponent below all others.
 fn quartered(v: f64) -> ([f32; 2], i32) {
     if v == 0.0 {
@@ -467,14 +451,6 @@ fn quartered(v: f64) -> ([f32; 2], i32) {
     let exponent = ((v.to_bits() >> 52) & 0x7ff) as i32 - 1023;
     let half = exponent.div_euclid(2);
     (pair(v * 2f64.powi(-2 * half)), half)
-}
-
-fn aligned(view: &BufferView, map: &RowMap) -> bool {
-    let quads = |n: usize| n.is_multiple_of(4);
-    map.len_stride == 1
-        && quads(map.len)
-        && quads(view.offset)
-        && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
 }
 
 /// A tensor of one row, seen as one for every row of `x`.
@@ -806,7 +782,7 @@ impl Binder<'_> {
     fn variant(&self, record: bool) -> Result<Variant> {
         let capabilities = self.gpu.capabilities();
         let layout = self.layout;
-        let subgroup_team = team(capabilities);
+        let subgroup_team = capabilities.narrow_team();
         let quads_in_row = layout.len.div_ceil(4).max(1) as u32;
         let (team, accumulators, keep) = match layout.strategy {
             LayerNormStrategy::Short => {
@@ -847,7 +823,7 @@ impl Binder<'_> {
             whole: layout.len.is_multiple_of(4),
             alias: self.alias(),
             record,
-            tensors: layout.tensors.iter().map(|t| (t.2, aligned(&t.0, &t.1))).collect(),
+            tensors: layout.tensors.iter().map(|t| (t.2, t.0.by_quads(&t.1))).collect(),
         })
     }
 
@@ -1060,7 +1036,7 @@ impl Binder<'_> {
                     .filter(|t| matches!(t.2, Role::X | Role::Upstream))
                     .map(|t| (&t.0, narrowed(&t.1, range.first, range.columns)))
                     .collect();
-                let quad = |i: usize| aligned(views[i].0, &views[i].1) && range.first.is_multiple_of(4);
+                let quad = |i: usize| views[i].0.by_quads(&views[i].1) && range.first.is_multiple_of(4);
                 let source = columns_source(
                     call.options.kind,
                     call.x.dtype,

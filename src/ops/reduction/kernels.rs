@@ -6,7 +6,7 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
 use crate::gpu::{
-    Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window, plan_windows,
+    Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window, pair, plan_windows,
 };
 use crate::rows::{RowDim, RowMap};
 use std::sync::Arc;
@@ -257,17 +257,6 @@ pub(crate) struct Call<'a> {
     pub chunk: Option<usize>,
 }
 
-/// Invocations of a team that stays within a subgroup.
-fn narrow_team(capabilities: &Capabilities) -> u32 {
-    if capabilities.subgroup > 1 {
-        capabilities.subgroup.min(VIRTUAL)
-    } else if capabilities.software {
-        4
-    } else {
-        VIRTUAL
-    }
-}
-
 /// Limbs of 24 bits of an exact sum: room for 2^32 elements, or products of them.
 const fn exact_limbs(products: bool) -> u32 {
     if products { 25 } else { 13 }
@@ -498,12 +487,6 @@ pub(crate) fn cutting(
     Ok(cutting)
 }
 
-/// A number as a pair of f32.
-fn pair(value: f64) -> [f32; 2] {
-    let high = value as f32;
-    [high, (value - f64::from(high)) as f32]
-}
-
 /// Whether chunks can be taken four aligned elements at a time.
 fn aligned(view: &BufferView, t: usize, cutting: &Cutting) -> bool {
     let quads = |n: usize| n.is_multiple_of(4);
@@ -568,7 +551,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         2..=4 => 4,
         _ => VIRTUAL,
     };
-    let narrow = narrow_team(capabilities);
+    let narrow = capabilities.narrow_team();
     let wide =
         !capabilities.software && !cutting.columns && quads_in_chunk >= 1024 && capabilities.max_invocations >= 256;
     let (team, accumulators) = if cutting.columns {

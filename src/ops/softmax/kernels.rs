@@ -78,7 +78,7 @@ impl Strategy {
         match self {
             Strategy::Short => Some(64),
             Strategy::OnChip => Some(1024),
-            Strategy::Subgroup => passes(team(capabilities) as usize),
+            Strategy::Subgroup => passes(capabilities.narrow_team() as usize),
             Strategy::Workgroup | Strategy::Online => passes(WORKGROUP as usize),
             Strategy::Columns => passes(1),
             Strategy::Split => None,
@@ -144,18 +144,6 @@ const CHUNK: usize = 8192;
 const LARGEST_WORKSPACE: u64 = 128 << 20;
 /// Bytes a chunk or a row leaves in the workspace of [`Strategy::Split`].
 const RECORD: u64 = 32;
-
-/// Invocations of a team that stays within a subgroup: the 64 virtual lanes are 16 quads wide.
-fn team(capabilities: &Capabilities) -> u32 {
-    if capabilities.subgroup > 1 {
-        capabilities.subgroup.min(16)
-    } else if capabilities.software {
-        // Workgroup memory with few barriers; wider teams wait more, narrower ones take long to compile.
-        4
-    } else {
-        16
-    }
-}
 
 /// Parameters as lib/softmax_rows.wgsl declares them.
 #[repr(C)]
@@ -359,14 +347,6 @@ fn chunk_len(capabilities: &Capabilities, x: &RowMap) -> Result<usize> {
     Ok(fitting.min(CHUNK))
 }
 
-fn aligned(view: &BufferView, map: &RowMap) -> bool {
-    let quads = |n: usize| n.is_multiple_of(4);
-    map.len_stride == 1
-        && quads(map.len)
-        && quads(view.offset)
-        && map.dims.iter().all(|d| d.size == 1 || quads(d.stride))
-}
-
 /// The same rows cut into chunks: one more row dimension, innermost.
 fn chunked(map: &RowMap, chunk: usize, chunks: usize) -> RowMap {
     let mut dims = map.dims.clone();
@@ -439,14 +419,14 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let shared = readers
         .iter()
         .any(|r| written.iter().flatten().any(|&buffer| r.buffer == *buffer));
-    let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| aligned(v, m));
+    let quad = |view: Option<&BufferView>, map: Option<&RowMap>| view.zip(map).is_some_and(|(v, m)| v.by_quads(m));
     let quads = [
         quad(Some(call.x), Some(&x)),
         quad(Some(call.y), Some(&y)),
         quad(call.mask.as_ref().map(|m| m.0), call.mask.as_ref().map(|m| &m.1)),
         quad(call.upstream, upstream.as_ref()),
     ];
-    let subgroup_team = team(capabilities);
+    let subgroup_team = capabilities.narrow_team();
     let quads_in_row = x.len.div_ceil(4).max(1) as u32;
     let (team, accumulators, keep) = match strategy {
         Strategy::Short => {
