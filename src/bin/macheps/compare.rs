@@ -173,20 +173,25 @@ mod tests {
         Old::read(&path)
     }
 
-    #[test]
-    fn compares() {
-        let text = r#"{"schema":"macheps.bench/1","version":"0.0.1","adapter":{"name":"other","backend":"cpu","driver":""},"cases":[
+    /// An earlier run, of the device named.
+    fn earlier(device: &str) -> Old {
+        old(&r#"{"schema":"macheps.bench/1","version":"0.0.1","adapter":{"name":"DEVICE","backend":"cpu","driver":""},"cases":[
             {"op":"softmax","shape":"2x3","dtype":"f32","seconds":{"min":1,"median":0.001,"p95":1}},
             {"op":"softmax","shape":"9x9","dtype":"f32","seconds":{"min":1,"median":0.001,"p95":1}},
-            {"op":"logsumexp","shape":"2x3","dtype":"f32","seconds":{"min":1,"median":null,"p95":1}}]}"#;
+            {"op":"logsumexp","shape":"2x3","dtype":"f32","seconds":{"min":1,"median":null,"p95":1}}]}"#
+            .replace("DEVICE", device))
+        .unwrap()
+    }
+
+    #[test]
+    fn compares() {
         let now = [
             case("softmax", "2x3", 1.2e-3),
             case("logsumexp", "2x3", 1e-3),
             case("log_softmax", "2x3", 1e-3),
         ];
-        let text = old(text).unwrap().compare(&adapter(), &now);
+        let text = earlier(&adapter().name).compare(&adapter(), &now);
         for expected in [
-            "Different devices: other (cpu) then, test (cpu) now.",
             "1.20",
             "slower",
             "not comparable",
@@ -196,6 +201,19 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
+        assert!(!text.contains("DIFFERENT DEVICES"), "{text}");
+    }
+
+    /// Another device's times are set beside these, but judged by nobody.
+    #[test]
+    fn different_devices_get_no_verdict() {
+        let text = earlier("other").compare(&adapter(), &[case("softmax", "2x3", 1.2e-3)]);
+        assert!(
+            text.contains("DIFFERENT DEVICES: other (cpu) then, test (cpu) now."),
+            "{text}"
+        );
+        assert!(text.contains("1.20"), "{text}");
+        assert!(!text.contains("slower"), "{text}");
     }
 
     #[test]
