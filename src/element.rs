@@ -97,12 +97,35 @@ mod sealed {
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
+    impl Sealed for u32 {}
+}
+
+/// What a tensor can hold: the storage types, and [`u32`] for indices. Sealed.
+pub trait Storable:
+    sealed::Sealed + bytemuck::Pod + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
+{
+    /// The type of a view of such elements. Indices take the place of f32: 32-bit words.
+    const VIEW: DType;
+}
+
+impl Storable for f32 {
+    const VIEW: DType = DType::F32;
+}
+
+impl Storable for f16 {
+    const VIEW: DType = DType::F16;
+}
+
+impl Storable for bf16 {
+    const VIEW: DType = DType::Bf16;
+}
+
+impl Storable for u32 {
+    const VIEW: DType = DType::F32;
 }
 
 /// A storage type: [`f32`], [`struct@f16`] or [`bf16`]. Sealed.
-pub trait Element:
-    sealed::Sealed + bytemuck::Pod + Copy + Default + PartialEq + std::fmt::Debug + Send + Sync + 'static
-{
+pub trait Element: Storable {
     /// The type as a value.
     const DTYPE: DType;
     /// Widens; exact.

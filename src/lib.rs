@@ -33,7 +33,7 @@ pub mod verify;
 #[cfg(not(target_arch = "wasm32"))]
 pub use context::devices;
 pub use context::{Context, ContextOptions, CrossCheck, OnDeviceLost, devices_async};
-pub use element::{DType, Element, bf16, f16};
+pub use element::{DType, Element, Storable, bf16, f16};
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
@@ -60,7 +60,8 @@ pub use ops::optimizer::{
     AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
 };
 pub use ops::reduction::{
-    BoundReduction, ExactSum, Reduction, ReductionInput, ReductionKind, ReductionOptions, ReductionViews, SumMode,
+    BoundReduction, ExactSum, Reduction, ReductionGradientViews, ReductionInput, ReductionKind, ReductionOptions,
+    ReductionViews, SumMode,
 };
 pub use ops::softmax::{
     MaskedRows, Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews, Strategy,
@@ -74,7 +75,7 @@ pub use ops::unscale::{
     BoundUnscale, Gradient, HostLossScaler, LossScaler, LossScalerOptions, LossScalerState, Unscale, UnscaleOptions,
     UnscaleReport, UnscaleViews, unscale_async,
 };
-pub use tensor::{Chain, Tensor};
+pub use tensor::{Chain, Tensor, TensorMut, TensorRef};
 pub use wgpu;
 
 /// The README's code, compiled and run as documentation tests.

@@ -1,15 +1,18 @@
 //! Tensors that stay on the device between operations.
 
 use crate::context::Context;
-use crate::element::Element;
+use crate::element::{Element, Storable, bf16, f16};
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu, Recording};
 use crate::rows::element_count;
 use std::sync::Arc;
 
 /// A C-ordered tensor where the context computes: a buffer on a GPU, a vector on the CPU path. Cheap to clone.
+///
+/// A tensor has its value for itself: what changes one in place (an optimizer its weights, [`Chain::unscale_in_place`] its gradients)
+/// copies it first where a clone of it is left. Only a view ([`Tensor::view`]) sees the change.
 #[derive(Clone, Debug)]
-pub struct Tensor<T: Element> {
+pub struct Tensor<T: Storable> {
     shape: Vec<usize>,
     place: Place<T>,
 }
@@ -17,7 +20,8 @@ pub struct Tensor<T: Element> {
 #[derive(Clone, Debug)]
 enum Place<T> {
     Cpu(Arc<Vec<T>>),
-    Gpu(Gpu, wgpu::Buffer),
+    // Counted apart from views and bind groups, which hold the buffer, too.
+    Gpu(Gpu, Arc<wgpu::Buffer>),
 }
 
 /// Number of elements of a shape, unless it is beyond what can be addressed.
@@ -51,10 +55,13 @@ impl Context {
     /// # Errors
     /// [`Error::Shape`] if the shape has another number of elements, [`Error::Limit`] beyond the device's largest buffer,
     /// [`Error::DeviceLost`].
-    pub fn upload<T: Element>(&self, values: &[T], shape: &[usize]) -> Result<Tensor<T>> {
+    pub fn upload<T: Storable>(&self, values: &[T], shape: &[usize]) -> Result<Tensor<T>> {
         check_len("tensor", values.len(), shape)?;
         let place = match self.gpu() {
-            Some(gpu) => Place::Gpu(gpu.clone(), gpu.upload("macheps tensor", bytemuck::cast_slice(values))?),
+            Some(gpu) => Place::Gpu(
+                gpu.clone(),
+                Arc::new(gpu.upload("macheps tensor", bytemuck::cast_slice(values))?),
+            ),
             None => Place::Cpu(Arc::new(values.to_vec())),
         };
         Ok(Tensor {
@@ -73,7 +80,7 @@ impl Context {
     }
 }
 
-impl<T: Element> Tensor<T> {
+impl<T: Storable> Tensor<T> {
     /// Shape.
     pub fn shape(&self) -> &[usize] {
         &self.shape
@@ -90,11 +97,11 @@ impl<T: Element> Tensor<T> {
     /// On a device: an uninitialised tensor.
     pub(crate) fn on_gpu(gpu: &Gpu, shape: &[usize]) -> Result<Tensor<T>> {
         use wgpu::BufferUsages as U;
-        let bytes = checked_count("tensor", shape)? as u64 * T::DTYPE.size() as u64;
+        let bytes = checked_count("tensor", shape)? as u64 * T::VIEW.size() as u64;
         let buffer = gpu.create_buffer("macheps tensor", bytes, U::STORAGE | U::COPY_DST | U::COPY_SRC)?;
         Ok(Tensor {
             shape: shape.to_vec(),
-            place: Place::Gpu(gpu.clone(), buffer),
+            place: Place::Gpu(gpu.clone(), Arc::new(buffer)),
         })
     }
 
@@ -111,11 +118,24 @@ impl<T: Element> Tensor<T> {
         matches!(&self.place, Place::Gpu(own, _) if own.same_device(gpu))
     }
 
-    /// A view of the whole tensor for embedded use; `None` on the CPU path.
+    /// The whole tensor on a device; an error for a tensor of another context.
+    pub(crate) fn view_on(&self, gpu: &Gpu) -> Result<BufferView> {
+        self.view().filter(|_| self.is_on(gpu)).ok_or_else(elsewhere)
+    }
+
+    /// The values, to be changed, on the CPU path: a copy of its own where a clone of the tensor is left.
+    pub(crate) fn host_mut(&mut self) -> Option<&mut Vec<T>> {
+        match &mut self.place {
+            Place::Cpu(values) => Some(Arc::make_mut(values)),
+            Place::Gpu(..) => None,
+        }
+    }
+
+    /// A view of the whole tensor for embedded use; `None` on the CPU path. Indices are seen as 32-bit words of type f32.
     pub fn view(&self) -> Option<BufferView> {
         match &self.place {
             Place::Cpu(_) => None,
-            Place::Gpu(_, buffer) => Some(BufferView::new(buffer, T::DTYPE, &self.shape)),
+            Place::Gpu(_, buffer) => Some(BufferView::new(buffer, T::VIEW, &self.shape)),
         }
     }
 
@@ -141,14 +161,109 @@ impl<T: Element> Tensor<T> {
 
     fn start_download(&self, gpu: &Gpu, buffer: &wgpu::Buffer) -> Result<crate::gpu::Readback> {
         gpu.check_alive()?;
-        let bytes = (checked_count("tensor", &self.shape)? * T::DTYPE.size()) as u64;
+        let bytes = (checked_count("tensor", &self.shape)? * T::VIEW.size()) as u64;
         let encoder = gpu.device().create_command_encoder(&Default::default());
         gpu.read_back(encoder, buffer, bytes.next_multiple_of(4))
     }
 
     fn decode(&self, bytes: Vec<u8>) -> Result<Vec<T>> {
         let count = checked_count("tensor", &self.shape)?;
-        Ok(bytemuck::pod_collect_to_vec::<u8, T>(&bytes[..count * T::DTYPE.size()]))
+        Ok(bytemuck::pod_collect_to_vec::<u8, T>(&bytes[..count * T::VIEW.size()]))
+    }
+}
+
+/// The error for a tensor that is not where the chain computes.
+pub(crate) fn elsewhere() -> Error {
+    Error::Unsupported {
+        what: "a tensor of another context".into(),
+        reason: "upload it to the chain's context".into(),
+    }
+}
+
+/// A tensor of any storage type, to be read.
+///
+/// ```
+/// use macheps::{Context, TensorRef, f16};
+/// let ctx = Context::cpu();
+/// let (a, b) = (ctx.upload(&[1.0f32], &[1])?, ctx.upload(&[f16::ONE], &[1])?);
+/// assert_eq!([TensorRef::from(&a), (&b).into()].map(|t| t.shape().len()), [1, 1]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub enum TensorRef<'a> {
+    /// f32.
+    F32(&'a Tensor<f32>),
+    /// f16.
+    F16(&'a Tensor<f16>),
+    /// bf16.
+    Bf16(&'a Tensor<bf16>),
+}
+
+/// A tensor of any storage type, to be changed.
+#[derive(Debug)]
+pub enum TensorMut<'a> {
+    /// f32.
+    F32(&'a mut Tensor<f32>),
+    /// f16.
+    F16(&'a mut Tensor<f16>),
+    /// bf16.
+    Bf16(&'a mut Tensor<bf16>),
+}
+
+/// Runs an expression on the tensor of a [`TensorRef`] or [`TensorMut`].
+macro_rules! with_tensor {
+    ($kind:ident, $any:expr, $tensor:ident => $body:expr) => {
+        match $any {
+            crate::tensor::$kind::F32($tensor) => $body,
+            crate::tensor::$kind::F16($tensor) => $body,
+            crate::tensor::$kind::Bf16($tensor) => $body,
+        }
+    };
+}
+pub(crate) use with_tensor;
+
+macro_rules! tensor_of {
+    ($type:ty, $variant:ident) => {
+        impl<'a> From<&'a Tensor<$type>> for TensorRef<'a> {
+            fn from(tensor: &'a Tensor<$type>) -> Self {
+                TensorRef::$variant(tensor)
+            }
+        }
+
+        impl<'a> From<&'a mut Tensor<$type>> for TensorMut<'a> {
+            fn from(tensor: &'a mut Tensor<$type>) -> Self {
+                TensorMut::$variant(tensor)
+            }
+        }
+    };
+}
+tensor_of!(f32, F32);
+tensor_of!(f16, F16);
+tensor_of!(bf16, Bf16);
+
+impl TensorRef<'_> {
+    /// Shape.
+    pub fn shape(&self) -> &[usize] {
+        with_tensor!(TensorRef, self, t => t.shape())
+    }
+
+    pub(crate) fn view_on(&self, gpu: &Gpu) -> Result<BufferView> {
+        with_tensor!(TensorRef, self, t => t.view_on(gpu))
+    }
+}
+
+impl TensorMut<'_> {
+    /// Shape.
+    pub fn shape(&self) -> &[usize] {
+        with_tensor!(TensorMut, self, t => t.shape())
+    }
+
+    pub(crate) fn borrow(&self) -> TensorRef<'_> {
+        match self {
+            TensorMut::F32(t) => TensorRef::F32(t),
+            TensorMut::F16(t) => TensorRef::F16(t),
+            TensorMut::Bf16(t) => TensorRef::Bf16(t),
+        }
     }
 }
 
@@ -180,6 +295,37 @@ impl Chain<'_> {
     pub(crate) fn record(&mut self, recording: &Recording) {
         if let Some(encoder) = &mut self.encoder {
             recording.record(encoder);
+        }
+    }
+
+    /// A view of a tensor to be changed in place. Where clones of it are left it gets a buffer of its own, and its values are copied
+    /// there if `keep` says that they matter.
+    pub(crate) fn writable<T: Storable>(
+        &mut self,
+        gpu: &Gpu,
+        tensor: &mut Tensor<T>,
+        keep: bool,
+    ) -> Result<BufferView> {
+        let old = tensor.view_on(gpu)?;
+        let shared = matches!(&tensor.place, Place::Gpu(_, buffer) if Arc::strong_count(buffer) > 1);
+        if shared {
+            *tensor = Tensor::on_gpu(gpu, &tensor.shape)?;
+            if keep {
+                let own = tensor.view_on(gpu)?;
+                self.copy(&old.buffer, &own.buffer, own.buffer.size());
+            }
+        }
+        tensor.view_on(gpu)
+    }
+
+    pub(crate) fn writable_any(&mut self, gpu: &Gpu, tensor: &mut TensorMut<'_>, keep: bool) -> Result<BufferView> {
+        with_tensor!(TensorMut, tensor, t => self.writable(gpu, t, keep))
+    }
+
+    /// Records a copy of the first bytes of a buffer.
+    pub(crate) fn copy(&mut self, from: &wgpu::Buffer, to: &wgpu::Buffer, bytes: u64) {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);
         }
     }
 

@@ -39,6 +39,8 @@ mod gpu_planted;
 mod gpu_probe;
 #[path = "suite/gpu_reduction.rs"]
 mod gpu_reduction;
+#[path = "suite/gpu_reduction_gradient.rs"]
+mod gpu_reduction_gradient;
 #[path = "suite/gpu_reproducible.rs"]
 mod gpu_reproducible;
 #[path = "suite/robust.rs"]

@@ -25,12 +25,34 @@ fn state_of(r: Record) -> State {
     return Sum(a.xy, a.zw, bitcast<vec2<f32>>(r.b.xy), r.b.z);
 }
 
-fn finish(s: State, y: u32) {
+// What a sum with terms that are not finite comes to.
+fn special(s: State) -> f32 {
+    // A sum of squares or magnitudes has no negative infinity.
+    let bad = (s.flags & FLAG_NAN) != 0u || s.flags == (FLAG_INF | FLAG_NEG_INF);
+    return select(select(neg_inf_f32(), inf_f32(), s.flags == FLAG_INF), nan_f32(), bad);
+}
+
+// What gradients need: the sum, or for the L2 norm its root, as a number from 1 to 2 and an exponent.
+fn statistics_of(s: State) -> vec4<u32> {
     if s.flags != 0u {
-        // A sum of squares or magnitudes has no negative infinity.
-        let bad = (s.flags & FLAG_NAN) != 0u || s.flags == (FLAG_INF | FLAG_NEG_INF);
-        var v = select(neg_inf_f32(), inf_f32(), s.flags == FLAG_INF);
-        if bad || (KIND == LOG_SUM && s.flags == FLAG_NEG_INF) {
+        return vec4<u32>(bitcast<u32>(special(s)), 0u, 0u, 0u);
+    }
+    let total = sum_total(s);
+    if KIND == NORM_L2 {
+        let norm = scaled_root(total);
+        return vec4<u32>(bitcast<u32>(norm.high), bitcast<u32>(norm.exponent), 0u, 0u);
+    }
+    return vec4<u32>(bitcast<u32>(total.high + total.low), bitcast<u32>(total.exponent), 0u, 0u);
+}
+
+fn finish(s: State, y: u32) {
+    if STATISTICS {
+        y_store_statistics(y, statistics_of(s));
+        return;
+    }
+    if s.flags != 0u {
+        var v = special(s);
+        if KIND == LOG_SUM && s.flags == FLAG_NEG_INF {
             v = nan_f32();
         }
         y_store(y, v);

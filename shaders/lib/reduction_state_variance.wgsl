@@ -162,7 +162,36 @@ fn state_of(r: Record) -> State {
     return State(r.a.x, bitcast<i32>(r.a.y), bitcast<vec2<f32>>(r.a.zw), bitcast<vec2<f32>>(r.b.xy), r.b.z);
 }
 
+// What gradients need: the exponent that elements are scaled down by, and the mean and the standard deviation so scaled.
+fn statistics_of(s: State) -> vec4<u32> {
+    if s.flags != 0u {
+        let bad = (s.flags & FLAG_NAN) != 0u || s.flags == (FLAG_INF | FLAG_NEG_INF);
+        let infinity = select(neg_inf_f32(), inf_f32(), s.flags == FLAG_INF);
+        return vec4<u32>(0u, bitcast<u32>(select(infinity, nan_f32(), bad)), 0u, bitcast<u32>(nan_f32()));
+    }
+    let m2 = fast_two_sum(s.m2.x, s.m2.y, params.zero);
+    let magnitude = bitcast<u32>(m2.x) & 0x7fffffffu;
+    var deviation = 0.0;
+    if magnitude >= 0x00800000u {
+        let e = m_frexp_bits(magnitude).y;
+        let v = scaled_pair(m2, -e);
+        let quotient = scaled_over(Scaled(v.x, v.y, 0), params.divisor);
+        let q = m_frexp_bits(bitcast<u32>(quotient));
+        deviation = root_scaled(Scaled(bitcast<f32>(q.x), 0.0, q.y + e));
+    }
+    return vec4<u32>(
+        bitcast<u32>(s.exponent),
+        bitcast<u32>(s.mean.x),
+        bitcast<u32>(s.mean.y),
+        bitcast<u32>(deviation),
+    );
+}
+
 fn finish(s: State, y: u32) {
+    if STATISTICS {
+        y_store_statistics(y, statistics_of(s));
+        return;
+    }
     // The host gives no divisor where the count is not above the correction.
     if s.flags != 0u || !(params.divisor.x > 0.0) {
         y_store(y, nan_f32());

@@ -268,14 +268,23 @@ fn root(high: f32, low: f32) -> f32 {
     return y + opaque(r / (2.0 * y), params.zero);
 }
 
-fn root_scaled(s: Scaled) -> f32 {
+// Square root; its significand is from 1 to 2, or 0.
+fn scaled_root(s: Scaled) -> Scaled {
     if s.high == 0.0 {
-        return 0.0;
+        return Scaled(0.0, 0.0, 0);
     }
     let odd = (s.exponent & 1) != 0;
     let factor = select(1.0, 2.0, odd);
     let half = (s.exponent - select(0, 1, odd)) / 2;
-    return times_power(root(s.high * factor, s.low * factor), half);
+    return Scaled(root(s.high * factor, s.low * factor), 0.0, half);
+}
+
+fn root_scaled(s: Scaled) -> f32 {
+    if s.high == 0.0 {
+        return 0.0;
+    }
+    let r = scaled_root(s);
+    return times_power(r.high, r.exponent);
 }
 
 fn log_scaled(s: Scaled) -> f32 {

@@ -10,7 +10,11 @@ use crate::verify::shape_text;
 
 impl Workload for Case {
     fn op(&self) -> &'static str {
-        self.kind.name()
+        if self.backward {
+            self.kind.backward_name()
+        } else {
+            self.kind.name()
+        }
     }
 
     fn shape(&self) -> String {

@@ -24,17 +24,17 @@ const STATE_VARIANCE: &str = include_str!("../../shaders/lib/reduction_state_var
 const STATE_EXTREME: &str = include_str!("../../shaders/lib/reduction_state_extreme.wgsl");
 
 /// Takes everything.
-fn thorough(adapter: &Adapter) -> bool {
+pub fn thorough(adapter: &Adapter) -> bool {
     !adapter.is("swiftshader") && !adapter.is("gl")
 }
 
 /// Kinds that stand for the others: one of each state.
 const TYPICAL: [Kind; 4] = [Kind::Sum, Kind::Variance, Kind::NormL2, Kind::ArgMax];
 
-struct Failures(Vec<String>);
+pub struct Failures(pub Vec<String>);
 
 impl Failures {
-    fn run(&mut self, adapter: &str, context: &Context, case: &Case) {
+    pub fn run(&mut self, adapter: &str, context: &Context, case: &Case) {
         let outcome = match case.run(context) {
             Ok(Ok(_)) => return,
             Ok(Err(m)) => m.to_string(),
@@ -49,7 +49,7 @@ impl Failures {
         ));
     }
 
-    fn done(self) {
+    pub fn done(self) {
         let n = self.0.len();
         assert!(n == 0, "{n} failures:\n{}", self.0[..n.min(30)].join("\n"));
     }
@@ -210,7 +210,7 @@ fn bits_do_not_depend_on_the_subgroup_or_the_run() {
     }
 }
 
-fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu::Buffer {
+pub fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu::Buffer {
     let buffer = gpu.device().create_buffer(&wgpu::BufferDescriptor {
         label: Some("pool"),
         size: bytes.len() as u64,
@@ -221,12 +221,12 @@ fn buffer(gpu: &Gpu, bytes: &[u8]) -> wgpu::Buffer {
     buffer
 }
 
-fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
+pub fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     let encoder = gpu.device().create_command_encoder(&Default::default());
     gpu.read_back(encoder, buffer, buffer.size()).unwrap().wait().unwrap()
 }
 
-fn bytes_of<T: Element>(values: &[T]) -> Vec<u8> {
+pub fn bytes_of<T: Element>(values: &[T]) -> Vec<u8> {
     values
         .iter()
         .flat_map(|v| {
@@ -396,7 +396,7 @@ fn sums_a_broadcast_view() {
 }
 
 /// Every adapter once more, with bindings of 1 MiB and 64 workgroups a dimension.
-fn limited(test: &str) -> Vec<Adapter> {
+pub fn limited(test: &str) -> Vec<Adapter> {
     let wanted = adapters::all(test);
     if wanted.is_empty() {
         return Vec::new();
@@ -467,6 +467,18 @@ fn chains_and_cross_checks() {
                 .reduce(Kind::ArgMax, &tensor, None, &ReductionOptions::default())
                 .is_err()
         );
+        assert!(
+            chain
+                .arg_reduce(Kind::Max, &tensor, &ReductionOptions::default())
+                .is_err()
+        );
+        let at = chain
+            .arg_reduce(Kind::ArgMax, &tensor, &ReductionOptions::over(&[1]))
+            .unwrap();
+        let half = context.upload(&x.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>(), &[20, 30]);
+        let half_at = chain
+            .arg_reduce(Kind::ArgMin, &half.unwrap(), &ReductionOptions::default())
+            .unwrap();
         chain.submit().unwrap();
         let norms = norms.download().unwrap();
         assert_eq!(
@@ -474,6 +486,14 @@ fn chains_and_cross_checks() {
             norms.iter().copied().fold(0.0, f32::max)
         );
         assert_eq!((norms.len(), dot.shape()), (20, &[][..]));
+        // The last of several largest elements comes first in this search, which goes backwards.
+        let first = |row: &[f32]| (0..30).rev().max_by(|&i, &j| row[i].total_cmp(&row[j])).unwrap() as u32;
+        assert_eq!(at.download().unwrap(), x.chunks(30).map(first).collect::<Vec<_>>());
+        let smallest = x.iter().position(|v| x.iter().all(|w| v <= w)).unwrap();
+        assert_eq!(
+            (half_at.download().unwrap(), half_at.shape()),
+            (vec![smallest as u32], &[][..])
+        );
     }
 }
 

@@ -31,7 +31,11 @@ pub struct Operation {
 
 /// Every backward pass. To add an operation, add the list of its own.
 pub fn operations() -> Vec<Operation> {
-    let lists: [fn() -> Vec<Operation>; 2] = [softmax_family, crate::cpu_layer_norm::backward_passes];
+    let lists: [fn() -> Vec<Operation>; 3] = [
+        softmax_family,
+        crate::cpu_layer_norm::backward_passes,
+        crate::reduction::backward_passes,
+    ];
     lists.into_iter().flat_map(|list| list()).collect()
 }
 

@@ -2,6 +2,7 @@
 //! digits. What runs a context is shared with the tests on devices.
 
 use crate::data::{self, shared_data, tensor};
+use crate::gradcheck::{Operation, grid, narrow};
 use macheps::element::{DType, Element, bf16, f16};
 use macheps::ops::reduction::cases::{Case, Fill, verify_cases};
 use macheps::ops::reduction::{self, arg_reduce, bounds, reduce, reference};
@@ -550,6 +551,130 @@ fn gradients_meet_differences() {
             );
         }
     }
+}
+
+/// Gradients for the gradient check: every kind over the middle axis of a cube.
+pub fn backward_passes() -> Vec<Operation> {
+    Kind::ALL
+        .into_iter()
+        .filter(|k| !k.is_arg())
+        .map(backward_pass)
+        .collect()
+}
+
+fn backward_pass(kind: Kind) -> Operation {
+    const SHAPE: [usize; 3] = [2, 9, 3];
+    let count = SHAPE.iter().product();
+    // Off 0, where norms have a corner; sums for the logarithm are positive.
+    let x: Vec<f64> = grid(count, 11, 4.0)
+        .into_iter()
+        .map(|v| if kind == Kind::LogSum { v.abs() } else { v } + 1.0 / 128.0)
+        .collect();
+    let upstream = grid(6, 12, 2.0);
+    let second = grid(count, 13, 3.0);
+    let options = ReductionOptions::over(&[1]);
+    // The elements of row r, and where the first of them is.
+    let place = |r: usize, i: usize| r / 3 * 27 + i * 3 + r % 3;
+    let row = move |v: &[f64], r: usize| -> Vec<f64> { (0..9).map(|i| v[place(r, i)]).collect() };
+    let (mut oracle, mut bounds) = (vec![0.0; count], vec![0.0; count]);
+    for r in 0..6 {
+        let found = reference::backward_row(kind, &row(&x, r), &row(&second, r), 1.0, upstream[r]);
+        for (i, (value, magnitude)) in found.into_iter().enumerate() {
+            oracle[place(r, i)] = value;
+            bounds[place(r, i)] = bounds::gradient_bound(kind, DType::F32, value, magnitude);
+        }
+    }
+    let (x32, w32, g32) = (narrow(&x), narrow(&second), narrow(&upstream));
+    Operation {
+        name: kind.backward_name().to_string(),
+        forward: Box::new(move |x| {
+            (0..6)
+                .map(|r| reference::row(kind, &row(x, r), &row(&second, r), 1.0).value)
+                .collect()
+        }),
+        x,
+        upstream,
+        oracle,
+        bounds,
+        backward: Box::new(move |context| {
+            let input = ReductionInput {
+                x: &x32,
+                shape: &SHAPE,
+                second: kind.takes_two().then_some(&w32[..]),
+            };
+            reduction::backward(context, kind, &input, &g32, &options)
+        }),
+        on_gpu: true,
+    }
+}
+
+/// Rows where there is no derivative, or no finite one.
+pub fn run_gradient_literals(context: &Context) {
+    let all = ReductionOptions::default();
+    let run = |kind, x: &[f32], g: f32| {
+        let input = ReductionInput::new(x, &[x.len()]);
+        reduction::backward(context, kind, &input, &[g], &all).unwrap()
+    };
+    let same = |kind, x: &[f32], g: f32, want: &[f32]| {
+        let got = run(kind, x, g);
+        let equal = got.iter().zip(want).all(|(a, b)| a == b || (a.is_nan() && b.is_nan()));
+        assert!(
+            equal && got.len() == want.len(),
+            "{kind} of {x:?} by {g}: {got:?}, not {want:?}"
+        );
+    };
+    same(Kind::NormL2, &[0.0, -0.0], 3.0, &[0.0; 2]);
+    same(Kind::NormL2, &[0.0, 0.0], INF, &[0.0; 2]);
+    same(Kind::NormL2, &[0.0, INF], 2.0, &[0.0, NAN]);
+    same(
+        Kind::NormL2,
+        &[3.0e38, 0.0, 4.0e38 / 2.0 * 1.5],
+        2.0,
+        &[2f32.sqrt(), 0.0, 2f32.sqrt()],
+    );
+    same(Kind::NormL1, &[0.0, -2.0, INF, NAN], 3.0, &[0.0, -3.0, 3.0, NAN]);
+    same(Kind::NormMax, &[1.0, -2.0, 2.0], 3.0, &[0.0, -3.0, 0.0]);
+    same(Kind::NormMax, &[0.0, 0.0], 3.0, &[0.0, 0.0]);
+    same(Kind::NormMax, &[1.0, NAN, -INF], 3.0, &[0.0, NAN, 0.0]);
+    same(Kind::Max, &[1.0, 2.0, 2.0], 3.0, &[0.0, 3.0, 0.0]);
+    same(Kind::Max, &[1.0, NAN, 2.0], 3.0, &[0.0, 3.0, 0.0]);
+    same(Kind::Min, &[0.0, -0.0, 2.0], INF, &[INF, 0.0, 0.0]);
+    // As torch.std: 0 where there is no spread.
+    same(Kind::Std, &[2.5; 5], 3.0, &[0.0; 5]);
+    same(Kind::Std, &[0.1; 100], 3.0, &[0.0; 100]);
+    same(Kind::Std, &[1.0, 3.0], 2f32.sqrt(), &[-1.0, 1.0]);
+    same(Kind::Std, &[1.0], 1.0, &[NAN]);
+    same(Kind::Std, &[1.0, INF], 1.0, &[NAN; 2]);
+    same(Kind::Variance, &[1.0], 1.0, &[NAN]);
+    // As torch.var: finite elements are infinitely far off an infinite mean.
+    same(Kind::Variance, &[1.0, INF, 2.0], 1.0, &[-INF, NAN, -INF]);
+    same(Kind::Variance, &[1.0, INF, -INF], 1.0, &[NAN; 3]);
+    same(Kind::Variance, &[7.0; 4], 1.0, &[0.0; 4]);
+    same(Kind::LogSum, &[1.0, 3.0], 2.0, &[0.5; 2]);
+    same(Kind::LogSum, &[1.0, -1.0], 2.0, &[INF; 2]);
+    same(Kind::LogSum, &[1.0, INF], 2.0, &[0.0; 2]);
+    same(Kind::LogSum, &[-1.0, -3.0], 2.0, &[-0.5; 2]);
+    same(Kind::Mean, &[5.0; 4], 2.0, &[0.5; 4]);
+    same(Kind::SumSquare, &[3.0, 1e-40, 3e38], 2.0, &[12.0, 4e-40, INF]);
+    same(Kind::Sum, &[NAN, 1.0], -2.0, &[-2.0; 2]);
+}
+
+#[test]
+fn cpu_gradients_meet_literals() {
+    run_gradient_literals(&Context::cpu());
+    // Chunks of a long row merge an infinity as one chunk has it.
+    let mut x = vec![1.0f32; 200_000];
+    x[3] = INF;
+    let input = ReductionInput::new(&x, &[x.len()]);
+    let dx = reduction::backward(
+        &Context::cpu(),
+        Kind::Variance,
+        &input,
+        &[1.0],
+        &ReductionOptions::default(),
+    )
+    .unwrap();
+    assert!(dx[3].is_nan() && dx[0] == -INF && dx[199_999] == -INF);
 }
 
 #[cfg(feature = "cli")]

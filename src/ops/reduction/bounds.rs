@@ -13,7 +13,10 @@
 //! | variance | `(log2 n + 10) u` of the result, and `16 u^2 mean^2` |
 //! | std | `((log2 n + 10) / 2 + 2) u` of the result, and `4 u^2 abs(mean)` |
 //! | largest magnitude, min, max, argmin, argmax | none |
-//! | gradients | `16 u` of the gradient; for variance and std also `8 u` of the largest and `8 u^2` of the mean, scaled alike |
+//! | gradients | `16 u` of the gradient |
+//! | of variance, std | also `8 u` of the largest deviation from the mean and `8 u^2` of the mean, scaled as deviations are |
+//! | of log_sum | also `n u^2 A / abs(s)` of the gradient: what cancels in the sum |
+//! | of sum, L1 norm, largest magnitude, min, max | none |
 //!
 //! f16 and bf16 add half a unit in the last place of the type. A value below the smallest normal f32 may be flushed to zero.
 
@@ -51,7 +54,9 @@ pub fn bound(kind: ReductionKind, mode: SumMode, dtype: DType, row: &Row) -> f64
     allowed(dtype, row.value, in_f32)
 }
 
-/// Absolute error allowed in a gradient.
-pub fn gradient_bound(dtype: DType, value: f64, magnitude: f64) -> f64 {
-    allowed(dtype, value, 16.0 * U * magnitude)
+/// Absolute error allowed in a gradient; `magnitude` is what [`backward_row`](super::reference::backward_row) gives beside it.
+pub fn gradient_bound(kind: ReductionKind, dtype: DType, value: f64, magnitude: f64) -> f64 {
+    // One upstream gradient, passed on or not.
+    let exact = matches!(kind, ReductionKind::Sum | ReductionKind::NormL1) || kind.is_exact();
+    allowed(dtype, value, if exact { 0.0 } else { 16.0 * U * magnitude })
 }

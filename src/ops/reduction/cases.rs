@@ -1,6 +1,6 @@
 //! Cases of the reductions: the shapes, values and options that tests, `verify` and `bench` share.
 
-use super::oneshot::{Problem, Reduced, ReductionInput};
+use super::oneshot::{GradientProblem, Problem, Reduced, ReductionInput};
 use super::{ReductionKind, ReductionOptions, SumMode, bounds, cpu, layout::Layout, reference};
 use crate::accuracy::{MaxError, Mismatch, check};
 use crate::context::{Context, CrossCheck};
@@ -218,16 +218,12 @@ impl Case {
     ) -> Result<std::result::Result<MaxError, Mismatch>> {
         let input = self.input(data);
         if let Some(upstream) = &data.upstream {
-            let dx = super::backward(context, self.kind, &input, upstream, &self.options)?;
-            return Ok(
-                match super::check_backward(self.kind, &input, upstream, &self.options, &dx) {
-                    Ok(of_bound) => Ok(MaxError {
-                        of_bound,
-                        ..Default::default()
-                    }),
-                    Err(e) => Err(mismatch(e)?),
-                },
-            );
+            let problem = GradientProblem::new(self.kind, &input, upstream, &self.options)?.with_chunk(self.chunk);
+            let dx = job::run(&problem, context)?;
+            return match problem.compare(CrossCheck::Full, &dx) {
+                Ok(worst) => Ok(Ok(worst)),
+                Err(e) => Ok(Err(mismatch(e)?)),
+            };
         }
         let problem = Problem::new(self.kind, &input, &self.options)?.with_chunk(self.chunk);
         let rows: Vec<reference::Row> = (0..problem.rows()).map(|row| problem.expected_row(row)).collect();
@@ -277,6 +273,10 @@ impl Case {
     fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
         let input = self.input(&data);
+        if let Some(upstream) = &data.upstream {
+            let problem = GradientProblem::new(self.kind, &input, upstream, &self.options)?;
+            return job::run_checked(&problem, context, CrossCheck::Sampled).map(drop);
+        }
         job::run_checked(
             &Problem::new(self.kind, &input, &self.options)?,
             context,
@@ -302,7 +302,11 @@ impl Case {
             });
         };
         let data = self.data::<T>();
-        Problem::new(self.kind, &self.input(&data), &self.options)?.record(gpu)
+        let input = self.input(&data);
+        match &data.upstream {
+            Some(upstream) => GradientProblem::new(self.kind, &input, upstream, &self.options)?.record(gpu),
+            None => Problem::new(self.kind, &input, &self.options)?.record(gpu),
+        }
     }
 
     /// The case as a call of the CPU path.
@@ -317,6 +321,14 @@ impl Case {
     fn call_as<T: Element>(&self) -> Result<Box<dyn FnMut() + Send>> {
         let (case, data) = (self.clone(), self.data::<T>());
         let layout = Layout::contiguous(&self.shape, &self.options)?;
+        if let Some(upstream) = data.upstream {
+            let mut dx = vec![T::default(); data.x.len()];
+            return Ok(Box::new(move || {
+                let second = data.second.as_deref();
+                cpu::backward(case.kind, &data.x, second, &upstream, &layout, &case.options, &mut dx);
+                std::hint::black_box(&mut dx);
+            }));
+        }
         let mut y = vec![T::default(); layout.rows()];
         Ok(Box::new(move || {
             let second = data.second.as_deref();
@@ -329,13 +341,22 @@ impl Case {
         }))
     }
 
-    /// Bytes of the least traffic: every input read once, the output written once.
+    /// Bytes of the least traffic: every input that matters read once, the output written once.
     pub fn bytes(&self) -> u64 {
         let count = element_count(&self.shape).unwrap_or(0) as u64;
         let rows: u64 = self
             .options
             .output_shape(&self.shape)
             .map_or(0, |s| s.iter().map(|&n| n as u64).product());
+        if self.backward {
+            use ReductionKind as K;
+            // What the gradient depends on, itself, and the upstream gradient.
+            let read = match self.kind {
+                K::Sum | K::Mean => 0,
+                _ => count,
+            };
+            return (read + count + rows) * self.dtype.size() as u64;
+        }
         let inputs = if self.kind.takes_two() { 2 * count } else { count };
         let one = if self.kind.is_arg() {
             4
@@ -415,6 +436,9 @@ pub fn verify_cases() -> Vec<Case> {
                 fill,
                 ..Case::new(kind, dtype, shape, axes)
             };
+            if !kind.is_arg() {
+                cases.extend(gradient_cases(kind, dtype));
+            }
             // What 16-bit storage adds is the same for all kinds of values, so it takes fewer.
             let few = dtype != DType::F32;
             let fills = Fill::ALL.into_iter().filter(|&f| sensible(kind, f));
@@ -457,12 +481,55 @@ pub fn verify_cases() -> Vec<Case> {
                     cases.push(case);
                 }
             }
-            if !kind.is_arg() {
-                let mut case = base(&[5, 33], Some(&[1]), positive);
-                case.backward = true;
-                cases.push(case);
-            }
         }
+    }
+    cases
+}
+
+/// The gradients of a kind: rows whole and cut, several axes, columns, and every kind of values.
+fn gradient_cases(kind: ReductionKind, dtype: DType) -> Vec<Case> {
+    let positive = if kind == ReductionKind::LogSum {
+        Fill::Positive
+    } else {
+        Fill::Ordinary
+    };
+    let base = |shape: &[usize], axes: &[isize], fill| Case {
+        fill,
+        backward: true,
+        ..Case::new(kind, dtype, shape, Some(axes))
+    };
+    let mut cases = vec![
+        base(&[5, 33], &[1], positive),
+        base(
+            &[24, 61],
+            &[1],
+            if kind == ReductionKind::LogSum {
+                positive
+            } else {
+                Fill::Special
+            },
+        ),
+    ];
+    if dtype != DType::F32 {
+        return cases;
+    }
+    let fills = Fill::ALL
+        .into_iter()
+        .filter(|&f| sensible(kind, f) && f != Fill::Special);
+    cases.extend(fills.map(|fill| base(&[9, 61], &[1], fill)));
+    cases.push(base(&[5, 64], &[1], positive));
+    cases.push(base(&[61, 47], &[0], positive));
+    cases.push(base(&[5, 6, 7, 9], &[0, 2], positive));
+    cases.push(base(&[2, 3, 2, 3, 2, 3, 2], &[0, 2, 4, 6], positive));
+    cases.push(Case {
+        chunk: Some(64),
+        ..base(&[3, 1001], &[1], positive)
+    });
+    if matches!(
+        kind,
+        ReductionKind::Variance | ReductionKind::NormL2 | ReductionKind::Max
+    ) {
+        cases.push(base(&[2, 70_001], &[1], Fill::Shifted));
     }
     cases
 }
@@ -483,6 +550,14 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         if !quick {
             cases.push(Case::new(kind, DType::F32, &[16_777_216], None));
             cases.push(Case::new(kind, DType::F32, &[4096, 4096], first));
+        }
+    }
+    for kind in [K::Sum, K::Variance, K::Max] {
+        if !quick || kind == K::Variance {
+            cases.push(Case {
+                backward: true,
+                ..Case::new(kind, DType::F32, &[4096, 1024], last)
+            });
         }
     }
     if !quick {

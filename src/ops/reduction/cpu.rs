@@ -103,6 +103,15 @@ fn merge(kind: ReductionKind, first: State, then: State) -> State {
             let count = first.count + then.count;
             let share = then.count as f64 / count as f64;
             let delta = then.a - first.a;
+            if !delta.is_finite() {
+                // An infinite mean stays one; both kinds make NaN.
+                return State {
+                    a: first.a + then.a,
+                    b: f64::NAN,
+                    count,
+                    ..first
+                };
+            }
             State {
                 a: first.a + delta * share,
                 b: first.b + then.b + delta * delta * (first.count as f64 * share),
@@ -447,6 +456,7 @@ pub(crate) fn backward<T: Element>(
         };
         let of = |index: usize, x: f64, w: f64| match kind {
             ReductionKind::Variance | ReductionKind::Std if divisor <= 0.0 => f64::NAN,
+            ReductionKind::Std if value == 0.0 => 0.0,
             ReductionKind::Variance | ReductionKind::Std => factor * (x - state.a),
             ReductionKind::NormL1 if x == 0.0 => 0.0,
             ReductionKind::NormL1 => factor * x.signum(),

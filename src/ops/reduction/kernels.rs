@@ -19,6 +19,7 @@ const STATE_VARIANCE: &str = include_str!("../../../shaders/lib/reduction_state_
 const STATE_EXTREME: &str = include_str!("../../../shaders/lib/reduction_state_extreme.wgsl");
 const TO_VALUE: &str = include_str!("../../../shaders/lib/reduction_to_value.wgsl");
 const TO_INDEX: &str = include_str!("../../../shaders/lib/reduction_to_index.wgsl");
+const TO_STATISTICS: &str = include_str!("../../../shaders/lib/reduction_to_statistics.wgsl");
 const SECOND: &str = include_str!("../../../shaders/lib/reduction_second.wgsl");
 const REPRODUCIBLE: &str = include_str!("../../../shaders/lib/reduction_state_reproducible.wgsl");
 const WORDS_ANY: &str = include_str!("../../../shaders/lib/words_any.wgsl");
@@ -68,10 +69,22 @@ pub(crate) struct Params {
     elements: u32,
 }
 
+/// What is written of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The result, in the storage type.
+    Value,
+    /// The index of the extreme element, a u32.
+    Index,
+    /// What the gradient needs: four words.
+    Statistics,
+}
+
 /// A variant of the shaders.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
     pub kind: ReductionKind,
+    pub output: Output,
     pub mode: SumMode,
     pub dtype: DType,
     pub dims: u32,
@@ -197,7 +210,8 @@ impl Variant {
                 "COMPENSATED",
                 boolean(kind == K::LogSum || (kind.has_mode() && self.mode == SumMode::Compensated)),
             ),
-            ("ARG", boolean(kind.is_arg())),
+            ("ARG", boolean(self.output == Output::Index)),
+            ("STATISTICS", boolean(self.output == Output::Statistics)),
             ("MINIMUM", boolean(matches!(kind, K::Min | K::ArgMin))),
             ("UNROLL", boolean(self.unroll)),
             ("DIMS", unsigned(self.dims)),
@@ -210,7 +224,7 @@ impl Variant {
             written,
         };
         let mut tensors = vec![access("x", self.quads[0], false)];
-        if !kind.is_arg() {
+        if self.output == Output::Value {
             tensors.push(access("y", false, true));
         }
         if kind.takes_two() {
@@ -233,7 +247,11 @@ impl Variant {
         } else {
             fragments.extend([lib::ELEMENTARY, SUM, if variance { STATE_VARIANCE } else { STATE_SUM }]);
         }
-        fragments.push(if kind.is_arg() { TO_INDEX } else { TO_VALUE });
+        fragments.push(match self.output {
+            Output::Value => TO_VALUE,
+            Output::Index => TO_INDEX,
+            Output::Statistics => TO_STATISTICS,
+        });
         compose(&Composition {
             constants: &constants,
             tensors: &tensors,
@@ -249,6 +267,8 @@ impl Variant {
 /// Everything that a call is about, checked. `y` has the rank of `x`, with the reduced dimensions as 1.
 pub(crate) struct Call<'a> {
     pub kind: ReductionKind,
+    /// What `y` gets; of anything but values it is a view of f32, whose place words take.
+    pub output: Output,
     pub options: &'a ReductionOptions,
     pub x: &'a BufferView,
     pub second: Option<&'a BufferView>,
@@ -575,6 +595,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     };
     let variant = Variant {
         kind: call.kind,
+        output: call.output,
         mode: call.options.mode,
         dtype: call.x.dtype,
         dims: content.len() as u32,
@@ -842,6 +863,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                 let quads = turn.is_multiple_of(2) && !columns;
                 let variant = Variant {
                     kind,
+                    output: if kind.is_arg() { Output::Index } else { Output::Value },
                     mode: [SumMode::Pairwise, SumMode::Compensated][turn % 2],
                     dtype,
                     dims: 1 + turn as u32 % 4,
@@ -858,6 +880,10 @@ pub fn shader_variants() -> Vec<(String, String)> {
                 };
                 let native = if shader_f16 { "_native" } else { "" };
                 all.push((format!("{kind}_{dtype}{native}_{i}"), variant.source()));
+                if let Some(output) = super::gradient::output(kind) {
+                    let statistics = Variant { output, ..variant };
+                    all.push((format!("{kind}_statistics_{dtype}{native}_{i}"), statistics.source()));
+                }
                 if kind.has_mode() && !shader_f16 && (lanes == 1 || columns) && team <= 128 {
                     let exact = Variant {
                         mode: SumMode::Reproducible,
@@ -869,5 +895,6 @@ pub fn shader_variants() -> Vec<(String, String)> {
             }
         }
     }
+    all.extend(super::gradient::shader_variants());
     all
 }

@@ -30,8 +30,27 @@
 //! Every element is read once; twice, the second time from caches, for variance and std. Rows cut into chunks leave 32 bytes each.
 //!
 //! # Gradients
-//! [`backward`] gives the gradient with respect to x. It is computed by the CPU code also where the context has a device. Where
-//! there is no derivative: 0 for a norm at 0, and the first extreme element takes all.
+//! [`backward`], [`Chain::reduce_backward`](crate::Chain::reduce_backward) and [`Reduction::bind_backward`] give the gradient with
+//! respect to x of `sum(upstream * reduce(x))`, with g the upstream gradient of a row:
+//!
+//! | kind | gradient |
+//! |---|---|
+//! | sum, mean | g, `g / n` |
+//! | sum_square, L1 norm | `2 g x`, `g sign(x)` |
+//! | L2 norm, log_sum | `g x / norm`, `g / sum` |
+//! | variance | `2 g (x - mean) / (n - correction)` |
+//! | std | `g (x - mean) / ((n - correction) std)` |
+//! | dot | `g w`; for that of w exchange the two |
+//! | min, max, largest magnitude | g, or `g sign(x)`, for the first extreme element, 0 for the others |
+//!
+//! Where there is no derivative it is 0: norms and std at 0. NaN wherever `n <= correction`; what is not finite follows IEEE
+//! arithmetic through these formulas.
+//!
+//! On a device the forward pass leaves up to 16 bytes a row of what the gradient needs of it (sum, norm, mean and deviation as pairs and
+//! with exponents of their own, index of the extreme), and one pass over the elements writes the gradient. So x is read once for
+//! sum_square and the L1 norm, not at all for sum, mean and dot, once or twice before the pass for the others. The first pass is left
+//! out where nothing of it is needed. A call with more dimensions than a kernel tells apart (six that alternate between
+//! reduced and kept ones) is cut into slices.
 //!
 //! # Source
 //! Error-free transforms after Knuth and Dekker, accumulators by magnitude after Blue (1978), merging of variances after Chan,
@@ -40,6 +59,7 @@
 pub mod bounds;
 pub mod cases;
 pub mod cpu;
+mod gradient;
 mod kernels;
 mod layout;
 mod oneshot;
@@ -115,6 +135,35 @@ impl ReductionViews {
             x,
             second: None,
             y,
+            workspace: None,
+        }
+    }
+}
+
+/// What the gradient of a reduction works on.
+#[derive(Clone, Debug)]
+pub struct ReductionGradientViews {
+    /// Input of the reduction.
+    pub x: BufferView,
+    /// Second input of a dot product, of the shape of `x`.
+    pub second: Option<BufferView>,
+    /// Gradient of the result, in its shape, with or without the reduced axes.
+    pub upstream: BufferView,
+    /// Output: the gradient of `x`, in its shape.
+    pub dx: BufferView,
+    /// Scratch of at least [`Reduction::workspace_size_backward`] bytes at an offset that is a multiple of 256; where it is needed
+    /// and not given, `bind_backward` allocates it.
+    pub workspace: Option<(wgpu::Buffer, u64)>,
+}
+
+impl ReductionGradientViews {
+    /// Input, upstream gradient and output, nothing else.
+    pub fn new(x: BufferView, upstream: BufferView, dx: BufferView) -> ReductionGradientViews {
+        ReductionGradientViews {
+            x,
+            second: None,
+            upstream,
+            dx,
             workspace: None,
         }
     }
@@ -227,48 +276,148 @@ impl Reduction {
         }
         expect_type("y", y, if self.kind.is_arg() { DType::F32 } else { self.dtype })?;
         y.check_writable("y")?;
-        let fitted = fit(y, &self.options, x.shape())?;
+        let fitted = fit("y", y, &self.options, x.shape())?;
         let need = self.workspace_size(x, views.second.as_ref())?;
-        if let Some((buffer, offset)) = &views.workspace {
-            if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-                return Err(Error::BufferUsage {
-                    what: "workspace",
-                    needed: "STORAGE".into(),
-                });
-            }
-            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-                return Err(Error::shape(
-                    "workspace",
-                    format!("{need} bytes at an offset that is a multiple of 256"),
-                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-                ));
-            }
-            for (first, view) in inputs().chain([("y", y)]) {
-                if view.shares_bytes(buffer, *offset..offset + need) {
-                    return Err(Error::Aliased {
-                        first,
-                        second: "workspace",
-                    });
-                }
-            }
-        }
+        let all: Vec<_> = inputs().chain([("y", y)]).collect();
+        let workspace = check_workspace(views.workspace.as_ref(), need, &all)?;
         let call = kernels::Call {
             kind: self.kind,
+            output: if self.kind.is_arg() {
+                kernels::Output::Index
+            } else {
+                kernels::Output::Value
+            },
             options: &self.options,
             x,
             second: views.second.as_ref(),
             y: &fitted,
-            workspace: views
-                .workspace
-                .as_ref()
-                .filter(|_| need > 0)
-                .map(|(buffer, offset)| (buffer, *offset)),
+            workspace,
             chunk: self.chunk,
         };
         Ok(BoundReduction {
             recording: kernels::bind(&self.gpu, &call)?,
         })
     }
+
+    /// Bytes of workspace that the gradient of a call on this view needs: what is kept of every row, 4 bytes for minima, maxima and
+    /// the largest magnitude, 16 for L2 norm, log_sum, variance and std, and what [`Reduction::workspace_size`] says; else 0.
+    ///
+    /// # Errors
+    /// Those of [`Reduction::bind_backward`] about shapes and limits.
+    pub fn workspace_size_backward(&self, x: &BufferView) -> Result<u64> {
+        self.options.check(self.kind, x.shape())?;
+        gradient::workspace(&self.gpu, self.kind, &self.options, x, self.chunk)
+    }
+
+    /// Binds the gradient of a call with respect to `x`; else as [`Reduction::bind`]. See the [module](self) for what it is.
+    ///
+    /// # Shapes
+    /// As [`ReductionGradientViews`] says. Offsets and strides are free; nothing may overlap `dx`.
+    ///
+    /// # Cost
+    /// One read of `x` (or of the second tensor) where it matters, one write; and before, for all kinds but sum, mean, sum_square, L1
+    /// norm and dot, what the reduction itself costs.
+    ///
+    /// # Errors
+    /// Those of [`Reduction::bind`]; [`Error::Unsupported`] for argmin and argmax, and for views that 256 slices are not enough for.
+    pub fn bind_backward(&self, views: &ReductionGradientViews) -> Result<BoundReduction> {
+        self.gpu.check_alive()?;
+        if self.kind.is_arg() {
+            return Err(no_gradient(self.kind));
+        }
+        let (x, dx) = (&views.x, &views.dx);
+        self.options.check(self.kind, x.shape())?;
+        if self.kind.takes_two() != views.second.is_some() {
+            let (expected, got) = if self.kind.takes_two() {
+                ("one", "none")
+            } else {
+                ("none", "one")
+            };
+            return Err(Error::shape("second view", expected, got));
+        }
+        let inputs: Vec<(&'static str, &BufferView)> = [
+            Some(("x", x)),
+            views.second.as_ref().map(|w| ("second", w)),
+            Some(("upstream", &views.upstream)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        for &(what, view) in inputs.iter().chain([&("dx", dx)]) {
+            expect_type(what, view, self.dtype)?;
+            view.check(what)?;
+            if what != "upstream" && view.shape != x.shape {
+                return Err(Error::shape(
+                    format!("shape of {what}"),
+                    format!("{:?}", x.shape),
+                    format!("{:?}", view.shape),
+                ));
+            }
+        }
+        dx.check_writable("dx")?;
+        if let Some(&(first, _)) = inputs.iter().find(|(_, view)| view.overlaps(dx)) {
+            return Err(Error::Aliased { first, second: "dx" });
+        }
+        let reduced = self.options.reduced(x.shape())?;
+        let fitted = fit("upstream", &views.upstream, &self.options, x.shape())?;
+        let need = self.workspace_size_backward(x)?;
+        let all: Vec<_> = inputs.iter().copied().chain([("dx", dx)]).collect();
+        let workspace = check_workspace(views.workspace.as_ref(), need, &all)?;
+        let call = gradient::Call {
+            kind: self.kind,
+            options: &self.options,
+            x,
+            second: views.second.as_ref(),
+            upstream: &gradient::spread(&fitted, &reduced, x.shape()),
+            dx,
+            workspace,
+            chunk: self.chunk,
+        };
+        Ok(BoundReduction {
+            recording: gradient::bind(&self.gpu, &call)?,
+        })
+    }
+}
+
+fn no_gradient(kind: ReductionKind) -> Error {
+    Error::Unsupported {
+        what: format!("the gradient of {kind}"),
+        reason: "an index has none".into(),
+    }
+}
+
+/// The workspace if one is needed and given, checked against the views of the call.
+fn check_workspace<'a>(
+    given: Option<&'a (wgpu::Buffer, u64)>,
+    need: u64,
+    views: &[(&'static str, &BufferView)],
+) -> Result<Option<(&'a wgpu::Buffer, u64)>> {
+    let Some((buffer, offset)) = given else {
+        return Ok(None);
+    };
+    if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+        return Err(Error::BufferUsage {
+            what: "workspace",
+            needed: "STORAGE".into(),
+        });
+    }
+    if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
+        return Err(Error::shape(
+            "workspace",
+            format!("{need} bytes at an offset that is a multiple of 256"),
+            format!("offset {offset} in a buffer of {} bytes", buffer.size()),
+        ));
+    }
+    if let Some((first, _)) = views
+        .iter()
+        .find(|(_, view)| view.shares_bytes(buffer, *offset..offset + need))
+    {
+        return Err(Error::Aliased {
+            first,
+            second: "workspace",
+        });
+    }
+    Ok((need > 0).then_some((buffer, *offset)))
 }
 
 fn expect_type(what: &'static str, view: &BufferView, expected: DType) -> Result<()> {
@@ -283,7 +432,7 @@ fn expect_type(what: &'static str, view: &BufferView, expected: DType) -> Result
 }
 
 /// A result's view brought to the rank of `shape`.
-fn fit(y: &BufferView, options: &ReductionOptions, shape: &[usize]) -> Result<BufferView> {
+fn fit(what: &str, y: &BufferView, options: &ReductionOptions, shape: &[usize]) -> Result<BufferView> {
     let reduced = options.reduced(shape)?;
     let with: Vec<usize> = shape
         .iter()
@@ -296,7 +445,7 @@ fn fit(y: &BufferView, options: &ReductionOptions, shape: &[usize]) -> Result<Bu
     }
     if y.shape != without {
         return Err(Error::shape(
-            "shape of y",
+            format!("shape of {what}"),
             format!("{without:?} or {with:?}"),
             format!("{:?}", y.shape),
         ));

@@ -2,14 +2,13 @@
 
 use super::layout::Layout;
 use super::options::{ReductionKind, ReductionOptions};
-use super::{BoundReduction, Reduction, ReductionViews, bounds, cpu, reference};
-use crate::accuracy::check;
+use super::{BoundReduction, Reduction, ReductionGradientViews, ReductionViews, bounds, cpu, reference};
+use crate::accuracy::{MaxError, check};
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recording};
 use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
-use crate::rows::element_count;
 use crate::tensor::{Chain, Tensor, check_len, checked_count};
 
 /// Input of a reduction in host memory.
@@ -435,35 +434,148 @@ pub async fn dot_async<T: Element>(
     reduce_async(context, ReductionKind::Dot, &input, options).await
 }
 
-fn gradient<T: Element>(
-    kind: ReductionKind,
-    input: &ReductionInput<'_, T>,
-    upstream: &[T],
-    options: &ReductionOptions,
-) -> Result<Vec<T>> {
-    if kind.is_arg() {
-        return Err(Error::Unsupported {
-            what: format!("the gradient of {kind}"),
-            reason: "an index has none".into(),
-        });
+/// A checked call of a gradient.
+pub(super) struct GradientProblem<'a, T: Element> {
+    problem: Problem<'a, T>,
+    upstream: &'a [T],
+}
+
+impl<'a, T: Element> GradientProblem<'a, T> {
+    pub(super) fn new(
+        kind: ReductionKind,
+        input: &ReductionInput<'a, T>,
+        upstream: &'a [T],
+        options: &'a ReductionOptions,
+    ) -> Result<Self> {
+        if kind.is_arg() {
+            return Err(super::no_gradient(kind));
+        }
+        let problem = Problem::new(kind, input, options)?;
+        check_len("upstream", upstream.len(), &options.output_shape(input.shape)?)?;
+        Ok(GradientProblem { problem, upstream })
     }
-    let problem = Problem::new(kind, input, options)?;
-    check_len("upstream", upstream.len(), &options.output_shape(input.shape)?)?;
-    let mut dx = allocate(input.x.len())?;
-    cpu::backward(kind, input.x, input.second, upstream, &problem.layout, options, &mut dx);
-    Ok(dx)
+
+    pub(super) fn with_chunk(self, chunk: Option<usize>) -> Self {
+        GradientProblem {
+            problem: self.problem.with_chunk(chunk),
+            ..self
+        }
+    }
+
+    /// Computes into `dx`, which has the input's length.
+    pub(super) fn write_on_cpu(&self, dx: &mut [T]) {
+        let p = &self.problem;
+        cpu::backward(
+            p.kind,
+            p.input.x,
+            p.input.second,
+            self.upstream,
+            &p.layout,
+            p.options,
+            dx,
+        );
+    }
+
+    fn bound_on(&self, gpu: &Gpu) -> Result<(BoundReduction, wgpu::Buffer)> {
+        let p = &self.problem;
+        let context = Context::from_gpu(gpu.clone());
+        let view = |values: &[T], shape: &[usize]| {
+            let tensor = context.upload(values, shape)?;
+            tensor.view().ok_or_else(|| gpu.lost_error())
+        };
+        let mut reduction = Reduction::new(gpu, p.kind, T::DTYPE, p.options.clone())?;
+        reduction.chunk = p.chunk;
+        let dx = Tensor::<T>::on_gpu(gpu, p.input.shape)?
+            .view()
+            .ok_or_else(|| gpu.lost_error())?;
+        let buffer = dx.buffer.clone();
+        let bound = reduction.bind_backward(&ReductionGradientViews {
+            x: view(p.input.x, p.input.shape)?,
+            second: p.input.second.map(|w| view(w, p.input.shape)).transpose()?,
+            upstream: view(self.upstream, &p.options.output_shape(p.input.shape)?)?,
+            dx,
+            workspace: None,
+        })?;
+        Ok((bound, buffer))
+    }
+
+    /// Records the call on a device.
+    pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
+        Ok(self.bound_on(gpu)?.0.into_recording())
+    }
+
+    /// Recomputes the gradients of rows by the oracle and compares; gives the largest error as a fraction of its bound.
+    pub(super) fn compare(&self, how: CrossCheck, dx: &[T]) -> Result<MaxError> {
+        let p = &self.problem;
+        check_len("dx", dx.len(), p.input.shape)?;
+        let mut worst = MaxError::default();
+        for row in checked_rows(how, p.rows) {
+            let (x, second) = reference::gather(&p.layout, p.input.x, p.input.second, row);
+            let start = p.layout.start(row)[0];
+            let g = f64::from(self.upstream[row].to_f32());
+            let expected = reference::backward_row(p.kind, &x, &second, p.options.correction, g);
+            for (i, (value, magnitude)) in expected.into_iter().enumerate() {
+                let at = start + p.layout.element(i)[0];
+                let bound = bounds::gradient_bound(p.kind, T::DTYPE, value, magnitude);
+                let found = check(&dx[at..=at], &[value], &[bound]).map_err(|m| Error::Mismatch {
+                    kernel: p.kind.backward_name(),
+                    index: at,
+                    gpu: m.got,
+                    cpu: m.want,
+                    bound: m.bound,
+                })?;
+                worst = worst.merge(MaxError { index: at, ..found });
+            }
+        }
+        Ok(worst)
+    }
+}
+
+impl<T: Element> Job for GradientProblem<'_, T> {
+    type Output = Vec<T>;
+    type Bound = Simple;
+
+    fn name(&self) -> &'static str {
+        self.problem.kind.backward_name()
+    }
+
+    fn on_cpu(&self) -> Result<Vec<T>> {
+        let mut dx = allocate(self.problem.input.x.len())?;
+        self.write_on_cpu(&mut dx);
+        Ok(dx)
+    }
+
+    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
+        let (bound, buffer) = self.bound_on(gpu)?;
+        Ok(Simple {
+            recording: bound.into_recording(),
+            outputs: vec![(buffer, (self.problem.input.x.len() * T::DTYPE.size()) as u64)],
+        })
+    }
+
+    fn decode(&self, outputs: &[&[u8]]) -> Result<Vec<T>> {
+        Ok(elements(outputs[0]))
+    }
+
+    fn cross_check(&self, how: CrossCheck, dx: &Vec<T>, _: Option<&Simple>) -> Result<()> {
+        self.compare(how, dx).map(drop)
+    }
 }
 
 /// Gradient of `sum(upstream * reduce(x))` with respect to `x`, in the input's shape.
 ///
-/// It is computed by the CPU code, also where the context has a device.
+/// Blocks until the result is here. For definitions and rows that are not ordinary see the [module](super).
 ///
 /// # Shapes
 /// As [`reduce`]; `upstream` has the result's elements, C-ordered.
 ///
 /// # Numerics
-/// f64 inside, rounded once. Where there is no derivative: 0 for a norm at 0, and the first of several extreme elements takes
-/// all. For the gradient with respect to the second tensor of a dot product exchange the two.
+/// Within the bounds of [`bounds::gradient_bound`]; on the CPU path f64 inside, rounded once. Where there is no derivative: 0 for a
+/// norm or std at 0, and the first of several extreme elements takes all. For the gradient with respect to the second
+/// tensor of a dot product exchange the two.
+///
+/// # Cost
+/// On a GPU: upload, one submission, readback, and buffers of its own. See [`Reduction::bind_backward`].
 ///
 /// # Errors
 /// Those of [`reduce`]; [`Error::Unsupported`] for argmin and argmax.
@@ -478,13 +590,13 @@ fn gradient<T: Element>(
 /// ```
 #[cfg(not(target_arch = "wasm32"))]
 pub fn backward<T: Element>(
-    _context: &Context,
+    context: &Context,
     kind: ReductionKind,
     input: &ReductionInput<'_, T>,
     upstream: &[T],
     options: &ReductionOptions,
 ) -> Result<Vec<T>> {
-    gradient(kind, input, upstream, options)
+    job::run(&GradientProblem::new(kind, input, upstream, options)?, context)
 }
 
 /// As `backward`, under any executor.
@@ -492,13 +604,13 @@ pub fn backward<T: Element>(
 /// # Errors
 /// Those of `backward`.
 pub async fn backward_async<T: Element>(
-    _context: &Context,
+    context: &Context,
     kind: ReductionKind,
     input: &ReductionInput<'_, T>,
     upstream: &[T],
     options: &ReductionOptions,
 ) -> Result<Vec<T>> {
-    gradient(kind, input, upstream, options)
+    job::run_async(&GradientProblem::new(kind, input, upstream, options)?, context).await
 }
 
 /// Compares values with the CPU reference; gives the largest error as a fraction of its bound.
@@ -547,24 +659,8 @@ pub fn check_backward<T: Element>(
     options: &ReductionOptions,
     dx: &[T],
 ) -> Result<f64> {
-    let problem = Problem::new(kind, input, options)?;
-    check_len("upstream", upstream.len(), &options.output_shape(input.shape)?)?;
-    let count = element_count(input.shape).unwrap_or(0);
-    let (mut want, mut bounds) = (vec![0.0; count], vec![0.0; count]);
-    for (row, upstream) in upstream.iter().enumerate() {
-        let (x, second) = reference::gather(&problem.layout, input.x, input.second, row);
-        let start = problem.layout.start(row)[0];
-        let g = f64::from(upstream.to_f32());
-        for (i, (value, magnitude)) in reference::backward_row(kind, &x, &second, options.correction, g)
-            .into_iter()
-            .enumerate()
-        {
-            let at = start + problem.layout.element(i)[0];
-            want[at] = value;
-            bounds[at] = bounds::gradient_bound(T::DTYPE, value, magnitude);
-        }
-    }
-    judge(kind.backward_name(), dx, &want, &bounds)
+    let problem = GradientProblem::new(kind, input, upstream, options)?;
+    Ok(problem.compare(CrossCheck::Full, dx)?.of_bound)
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -588,8 +684,8 @@ impl Chain<'_> {
     /// On a device it is recorded and runs with [`Chain::submit`]; with cross-check on, it is submitted and compared at once.
     ///
     /// # Errors
-    /// Those of [`Reduction::bind`]; [`Error::Unsupported`] for a tensor of another context, and for argmin and argmax, whose
-    /// indices are no tensor.
+    /// Those of [`Reduction::bind`]; [`Error::Unsupported`] for a tensor of another context, and for argmin and argmax, which
+    /// [`Chain::arg_reduce`] does.
     pub fn reduce<T: Element>(
         &mut self,
         kind: ReductionKind,
@@ -599,45 +695,28 @@ impl Chain<'_> {
     ) -> Result<Tensor<T>> {
         if kind.is_arg() {
             return Err(Error::Unsupported {
-                what: format!("{kind} in a chain"),
-                reason: "indices are no tensor; use arg_reduce or Reduction".into(),
+                what: format!("{kind} as values"),
+                reason: "its results are indices; use arg_reduce".into(),
             });
         }
         let shape = options.output_shape(x.shape())?;
-        let elsewhere = || Error::Unsupported {
-            what: "a tensor of another context".into(),
-            reason: "upload it to the chain's context".into(),
-        };
-        if let Some(second) = second.filter(|s| s.shape() != x.shape()) {
-            return Err(Error::shape(
-                "shape of the second tensor",
-                format!("{:?}", x.shape()),
-                format!("{:?}", second.shape()),
-            ));
-        }
+        check_second(x, second)?;
         let Some(gpu) = self.context().gpu().cloned() else {
-            let input = ReductionInput {
-                x: x.host().ok_or_else(elsewhere)?,
-                shape: x.shape(),
-                second: second.map(|s| s.host().ok_or_else(elsewhere)).transpose()?,
-            };
+            let input = on_host(x, second)?;
             let y = values(kind, Problem::new(kind, &input, options)?.on_cpu()?)?;
             return Ok(Tensor::on_cpu(y, &shape));
         };
-        let view = |t: &Tensor<T>| t.view().filter(|_| t.is_on(&gpu)).ok_or_else(elsewhere);
-        let reduction = Reduction::new(&gpu, kind, T::DTYPE, options.clone())?;
         let y = Tensor::on_gpu(&gpu, &shape)?;
-        let bound = reduction.bind(&ReductionViews {
-            x: view(x)?,
-            second: second.map(view).transpose()?,
-            y: view(&y)?,
+        let bound = Reduction::new(&gpu, kind, T::DTYPE, options.clone())?.bind(&ReductionViews {
+            x: x.view_on(&gpu)?,
+            second: second.map(|s| s.view_on(&gpu)).transpose()?,
+            y: y.view_on(&gpu)?,
             workspace: None,
         })?;
         self.record(&bound.into_recording());
         if self.context().cross_check() != CrossCheck::Off {
             self.flush()?;
-            let host = x.download()?;
-            let second = second.map(Tensor::download).transpose()?;
+            let (host, second) = (x.download()?, second.map(Tensor::download).transpose()?);
             let input = ReductionInput {
                 x: &host,
                 shape: x.shape(),
@@ -648,4 +727,158 @@ impl Chain<'_> {
         }
         Ok(y)
     }
+
+    /// Indices of extremes from tensor to tensor, argmin or argmax: a tensor of u32. Else as [`Chain::reduce`].
+    ///
+    /// # Errors
+    /// Those of [`Chain::reduce`]; [`Error::Unsupported`] for every other kind; [`Error::Limit`] for rows of 2^32 elements.
+    ///
+    /// ```
+    /// use macheps::{Context, ReductionKind, ReductionOptions};
+    /// let ctx = Context::cpu();
+    /// let x = ctx.upload(&[1.0f32, 7.0, 7.0, 0.5], &[2, 2])?;
+    /// let mut chain = ctx.chain();
+    /// let at = chain.arg_reduce(ReductionKind::ArgMax, &x, &ReductionOptions::over(&[1]))?;
+    /// chain.submit()?;
+    /// assert_eq!(at.download()?, [1u32, 0]);
+    /// # Ok::<(), macheps::Error>(())
+    /// ```
+    pub fn arg_reduce<T: Element>(
+        &mut self,
+        kind: ReductionKind,
+        x: &Tensor<T>,
+        options: &ReductionOptions,
+    ) -> Result<Tensor<u32>> {
+        if !kind.is_arg() {
+            return Err(Error::Unsupported {
+                what: format!("{kind} as indices"),
+                reason: "its results are values; use reduce".into(),
+            });
+        }
+        let shape = options.output_shape(x.shape())?;
+        let Some(gpu) = self.context().gpu().cloned() else {
+            let input = on_host(x, None)?;
+            let problem = Problem::new(kind, &input, options)?;
+            let found = indices(kind, problem.on_cpu()?)?;
+            let narrow = |at: u64| {
+                u32::try_from(at).map_err(|_| Error::Limit {
+                    what: "elements of a row",
+                    need: at,
+                    have: u32::MAX.into(),
+                })
+            };
+            return Ok(Tensor::on_cpu(
+                found.into_iter().map(narrow).collect::<Result<_>>()?,
+                &shape,
+            ));
+        };
+        let y = Tensor::<u32>::on_gpu(&gpu, &shape)?;
+        let views = ReductionViews::new(x.view_on(&gpu)?, y.view_on(&gpu)?);
+        let bound = Reduction::new(&gpu, kind, T::DTYPE, options.clone())?.bind(&views)?;
+        self.record(&bound.into_recording());
+        if self.context().cross_check() != CrossCheck::Off {
+            self.flush()?;
+            let host = x.download()?;
+            let input = ReductionInput::new(&host, x.shape());
+            let found = y.download()?.into_iter().map(u64::from).collect();
+            let problem = Problem::new(kind, &input, options)?;
+            problem.compare(self.context().cross_check(), &Reduced::Indices(found))?;
+        }
+        Ok(y)
+    }
+
+    /// Gradient of `sum(upstream * reduce(x))` with respect to `x`, from tensor to tensor. `upstream` has the result's elements, with
+    /// or without the reduced axes. Else as [`Chain::reduce`].
+    ///
+    /// # Errors
+    /// Those of [`Reduction::bind_backward`]; [`Error::Unsupported`] for a tensor of another context.
+    ///
+    /// ```
+    /// use macheps::{Context, ReductionKind, ReductionOptions};
+    /// let ctx = Context::cpu();
+    /// let x = ctx.upload(&[3.0f32, 4.0], &[2])?;
+    /// let upstream = ctx.upload(&[5.0f32], &[])?;
+    /// let mut chain = ctx.chain();
+    /// let dx = chain.reduce_backward(ReductionKind::NormL2, &x, None, &upstream, &ReductionOptions::default())?;
+    /// chain.submit()?;
+    /// assert_eq!(dx.download()?, [3.0, 4.0]);
+    /// # Ok::<(), macheps::Error>(())
+    /// ```
+    pub fn reduce_backward<T: Element>(
+        &mut self,
+        kind: ReductionKind,
+        x: &Tensor<T>,
+        second: Option<&Tensor<T>>,
+        upstream: &Tensor<T>,
+        options: &ReductionOptions,
+    ) -> Result<Tensor<T>> {
+        check_second(x, second)?;
+        let result = |keepdims| {
+            let options = ReductionOptions {
+                keepdims,
+                ..options.clone()
+            };
+            options.output_shape(x.shape())
+        };
+        let (kept, dropped) = (result(true)?, result(false)?);
+        if upstream.shape() != kept && upstream.shape() != dropped {
+            return Err(Error::shape(
+                "shape of upstream",
+                format!("{dropped:?} or {kept:?}"),
+                format!("{:?}", upstream.shape()),
+            ));
+        }
+        let Some(gpu) = self.context().gpu().cloned() else {
+            let input = on_host(x, second)?;
+            let g = upstream.host().ok_or_else(crate::tensor::elsewhere)?;
+            let dx = GradientProblem::new(kind, &input, g, options)?.on_cpu()?;
+            return Ok(Tensor::on_cpu(dx, x.shape()));
+        };
+        let dx = Tensor::on_gpu(&gpu, x.shape())?;
+        let reduction = Reduction::new(&gpu, kind, T::DTYPE, options.clone())?;
+        let bound = reduction.bind_backward(&ReductionGradientViews {
+            x: x.view_on(&gpu)?,
+            second: second.map(|s| s.view_on(&gpu)).transpose()?,
+            upstream: upstream.view_on(&gpu)?,
+            dx: dx.view_on(&gpu)?,
+            workspace: None,
+        })?;
+        self.record(&bound.into_recording());
+        if self.context().cross_check() != CrossCheck::Off {
+            self.flush()?;
+            let (host, second) = (x.download()?, second.map(Tensor::download).transpose()?);
+            let input = ReductionInput {
+                x: &host,
+                shape: x.shape(),
+                second: second.as_deref(),
+            };
+            let g = upstream.download()?;
+            let problem = GradientProblem::new(kind, &input, &g, options)?;
+            problem.compare(self.context().cross_check(), &dx.download()?)?;
+        }
+        Ok(dx)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn check_second<T: Element>(x: &Tensor<T>, second: Option<&Tensor<T>>) -> Result<()> {
+    match second.filter(|s| s.shape() != x.shape()) {
+        None => Ok(()),
+        Some(second) => Err(Error::shape(
+            "shape of the second tensor",
+            format!("{:?}", x.shape()),
+            format!("{:?}", second.shape()),
+        )),
+    }
+}
+
+/// Tensors of the CPU path as an input.
+#[cfg(not(target_arch = "wasm32"))]
+fn on_host<'a, T: Element>(x: &'a Tensor<T>, second: Option<&'a Tensor<T>>) -> Result<ReductionInput<'a, T>> {
+    let host = |t: &'a Tensor<T>| t.host().ok_or_else(crate::tensor::elsewhere);
+    Ok(ReductionInput {
+        x: host(x)?,
+        shape: x.shape(),
+        second: second.map(host).transpose()?,
+    })
 }

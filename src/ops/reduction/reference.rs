@@ -3,6 +3,7 @@
 
 use super::layout::Layout;
 use super::options::{ReductionKind, ReductionOptions};
+use crate::accuracy::U;
 use crate::element::Element;
 use crate::error::Result;
 
@@ -149,12 +150,16 @@ fn extreme(x: &[f64], sign: f64) -> (f64, usize) {
 
 /// Gradient of a row's result times `upstream` with respect to the elements.
 ///
-/// Where the result has no derivative the usual choices hold: 0 for a norm at 0, and the first of several extremal elements
-/// takes all. Beside each gradient stands the magnitude that its error is measured against.
+/// Where the result has no derivative the usual choices hold: 0 for a norm or a standard deviation at 0, and the first of several
+/// extremal elements takes all. Beside each gradient stands the magnitude that its error is measured against: its own, what
+/// errors of the mean come to, and for log_sum what cancels in the sum.
 pub fn backward_row(kind: ReductionKind, x: &[f64], second: &[f64], correction: f64, upstream: f64) -> Vec<(f64, f64)> {
     let n = x.len() as f64;
     let stats = row(kind, x, second, correction);
     let deviation = |v: f64| Double::new(v).add(Double::new(-stats.mean)).value();
+    let largest = x.iter().map(|&v| deviation(v).abs()).fold(0.0, f64::max);
+    let of_mean = (largest + U * stats.mean.abs()) / 2.0;
+    let scaled = |scale: f64, v: f64| (scale * deviation(v), scale.abs() * (deviation(v).abs() + of_mean));
     let first_of = |best: f64| x.iter().position(|&v| v.abs() == best || (v.is_nan() && best.is_nan()));
     let chosen = match kind {
         ReductionKind::Min => Some(extreme(x, -1.0).1),
@@ -162,31 +167,31 @@ pub fn backward_row(kind: ReductionKind, x: &[f64], second: &[f64], correction: 
         ReductionKind::NormMax => first_of(stats.value),
         _ => None,
     };
-    let sign = |v: f64| if v == 0.0 { 0.0 } else { v.signum() };
     x.iter()
         .enumerate()
         .map(|(i, &v)| {
             let g = match kind {
                 ReductionKind::Sum => upstream,
                 ReductionKind::Mean => upstream / n,
-                ReductionKind::Variance if n > correction => {
-                    let scale = 2.0 * upstream / (n - correction);
-                    return (scale * deviation(v), (scale * deviation(v)).abs());
-                }
+                ReductionKind::Variance if n > correction => return scaled(2.0 * upstream / (n - correction), v),
+                ReductionKind::Std if n > correction && stats.value == 0.0 => 0.0,
                 ReductionKind::Std if n > correction => {
-                    let scale = upstream / ((n - correction) * stats.value);
-                    return (scale * deviation(v), (scale * deviation(v)).abs());
+                    return scaled(upstream / ((n - correction) * stats.value), v);
                 }
                 ReductionKind::Variance | ReductionKind::Std => f64::NAN,
-                ReductionKind::NormL1 => upstream * sign(v),
+                ReductionKind::NormL1 if v == 0.0 => 0.0,
+                ReductionKind::NormL1 => upstream * v.signum(),
                 ReductionKind::NormL2 if stats.value == 0.0 => 0.0,
                 ReductionKind::NormL2 => upstream * (v / stats.value),
-                ReductionKind::NormMax if chosen == Some(i) => upstream * if v.is_nan() { v } else { sign(v) },
+                ReductionKind::NormMax if chosen == Some(i) && v != 0.0 => upstream * v.signum(),
                 ReductionKind::Min | ReductionKind::Max if chosen == Some(i) => upstream,
                 ReductionKind::NormMax | ReductionKind::Min | ReductionKind::Max => 0.0,
                 ReductionKind::Dot => upstream * second[i],
                 ReductionKind::SumSquare => 2.0 * upstream * v,
-                ReductionKind::LogSum => upstream / stats.sum,
+                ReductionKind::LogSum => {
+                    let g = upstream / stats.sum;
+                    return (g, g.abs() * (1.0 + n * U * stats.magnitude / (16.0 * stats.sum.abs())));
+                }
                 ReductionKind::ArgMin | ReductionKind::ArgMax => 0.0,
             };
             (g, g.abs())
