@@ -59,6 +59,8 @@ pub use ops::layer_norm::{layer_norm_async, rms_norm_async};
 pub use ops::optimizer::{
     AdamW, AdamWOptions, AdamWViews, BoundOptimizer, HostAdamW, HostSgd, OptimizerState, Sgd, SgdOptions, SgdViews,
 };
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::optimizer::{AdamWTensors, ChainAdamW, ChainSgd, SgdTensors};
 pub use ops::reduction::{
     BoundReduction, ExactSum, Reduction, ReductionGradientViews, ReductionInput, ReductionKind, ReductionOptions,
     ReductionViews, SumMode,
@@ -69,6 +71,8 @@ pub use ops::softmax::{
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::softmax::{log_softmax, logsumexp, softmax};
 pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::unscale::ChainScaler;
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::unscale::unscale;
 pub use ops::unscale::{

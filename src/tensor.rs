@@ -1,7 +1,7 @@
 //! Tensors that stay on the device between operations.
 
 use crate::context::Context;
-use crate::element::{Element, Storable, bf16, f16};
+use crate::element::{Storable, bf16, f16};
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu, Recording};
 use crate::rows::element_count;
@@ -119,11 +119,13 @@ impl<T: Storable> Tensor<T> {
     }
 
     /// The whole tensor on a device; an error for a tensor of another context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn view_on(&self, gpu: &Gpu) -> Result<BufferView> {
         self.view().filter(|_| self.is_on(gpu)).ok_or_else(elsewhere)
     }
 
     /// The values, to be changed, on the CPU path: a copy of its own where a clone of the tensor is left.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn host_mut(&mut self) -> Option<&mut Vec<T>> {
         match &mut self.place {
             Place::Cpu(values) => Some(Arc::make_mut(values)),
@@ -173,6 +175,7 @@ impl<T: Storable> Tensor<T> {
 }
 
 /// The error for a tensor that is not where the chain computes.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn elsewhere() -> Error {
     Error::Unsupported {
         what: "a tensor of another context".into(),
@@ -220,6 +223,7 @@ macro_rules! with_tensor {
         }
     };
 }
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) use with_tensor;
 
 macro_rules! tensor_of {
@@ -247,6 +251,7 @@ impl TensorRef<'_> {
         with_tensor!(TensorRef, self, t => t.shape())
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn view_on(&self, gpu: &Gpu) -> Result<BufferView> {
         with_tensor!(TensorRef, self, t => t.view_on(gpu))
     }
@@ -258,6 +263,7 @@ impl TensorMut<'_> {
         with_tensor!(TensorMut, self, t => t.shape())
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn borrow(&self) -> TensorRef<'_> {
         match self {
             TensorMut::F32(t) => TensorRef::F32(t),
@@ -298,31 +304,26 @@ impl Chain<'_> {
         }
     }
 
-    /// A view of a tensor to be changed in place. Where clones of it are left it gets a buffer of its own, and its values are copied
-    /// there if `keep` says that they matter.
-    pub(crate) fn writable<T: Storable>(
-        &mut self,
-        gpu: &Gpu,
-        tensor: &mut Tensor<T>,
-        keep: bool,
-    ) -> Result<BufferView> {
+    /// A view of a tensor to be changed in place. Where clones of it are left it gets a buffer of its own, and a copy is recorded.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn writable<T: Storable>(&mut self, gpu: &Gpu, tensor: &mut Tensor<T>) -> Result<BufferView> {
         let old = tensor.view_on(gpu)?;
         let shared = matches!(&tensor.place, Place::Gpu(_, buffer) if Arc::strong_count(buffer) > 1);
         if shared {
             *tensor = Tensor::on_gpu(gpu, &tensor.shape)?;
-            if keep {
-                let own = tensor.view_on(gpu)?;
-                self.copy(&old.buffer, &own.buffer, own.buffer.size());
-            }
+            let own = tensor.view_on(gpu)?;
+            self.copy(&old.buffer, &own.buffer, own.buffer.size());
         }
         tensor.view_on(gpu)
     }
 
-    pub(crate) fn writable_any(&mut self, gpu: &Gpu, tensor: &mut TensorMut<'_>, keep: bool) -> Result<BufferView> {
-        with_tensor!(TensorMut, tensor, t => self.writable(gpu, t, keep))
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn writable_any(&mut self, gpu: &Gpu, tensor: &mut TensorMut<'_>) -> Result<BufferView> {
+        with_tensor!(TensorMut, tensor, t => self.writable(gpu, t))
     }
 
     /// Records a copy of the first bytes of a buffer.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn copy(&mut self, from: &wgpu::Buffer, to: &wgpu::Buffer, bytes: u64) {
         if let Some(encoder) = &mut self.encoder {
             encoder.copy_buffer_to_buffer(from, 0, to, 0, bytes);

@@ -612,7 +612,8 @@ fn backward_pass(kind: Kind) -> Operation {
 pub fn run_gradient_literals(context: &Context) {
     let all = ReductionOptions::default();
     let run = |kind, x: &[f32], g: f32| {
-        let input = ReductionInput::new(x, &[x.len()]);
+        let shape = [x.len()];
+        let input = ReductionInput::new(x, &shape);
         reduction::backward(context, kind, &input, &[g], &all).unwrap()
     };
     let same = |kind, x: &[f32], g: f32, want: &[f32]| {
@@ -665,7 +666,8 @@ fn cpu_gradients_meet_literals() {
     // Chunks of a long row merge an infinity as one chunk has it.
     let mut x = vec![1.0f32; 200_000];
     x[3] = INF;
-    let input = ReductionInput::new(&x, &[x.len()]);
+    let shape = [x.len()];
+    let input = ReductionInput::new(&x, &shape);
     let dx = reduction::backward(
         &Context::cpu(),
         Kind::Variance,

@@ -70,6 +70,12 @@ impl HostSgd {
         self.steps += u64::from(!found_nonfinite);
     }
 
+    /// Whether steps need a momentum.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn has_momentum(&self) -> bool {
+        self.options.momentum != 0.0
+    }
+
     /// Good steps begun.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -69,10 +69,11 @@ impl Rule {
         }
     }
 
-    pub(super) fn learning_rate(&self) -> f64 {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn with_learning_rate(self, learning_rate: f64) -> Rule {
         match self {
-            Rule::Sgd(o) => o.learning_rate,
-            Rule::AdamW(o) => o.learning_rate,
+            Rule::Sgd(o) => Rule::Sgd(SgdOptions { learning_rate, ..o }),
+            Rule::AdamW(o) => Rule::AdamW(AdamWOptions { learning_rate, ..o }),
         }
     }
 

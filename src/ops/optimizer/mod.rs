@@ -33,11 +33,15 @@
 pub mod bounds;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
+#[cfg(not(target_arch = "wasm32"))]
+mod chain;
 pub mod cpu;
 mod kernels;
 mod options;
 pub mod reference;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use chain::{AdamWTensors, ChainAdamW, ChainSgd, SgdTensors};
 pub use cpu::{HostAdamW, HostSgd};
 #[doc(hidden)]
 pub use kernels::shader_variants;
@@ -168,15 +172,9 @@ impl BoundOptimizer {
     /// # Errors
     /// [`Error::Option`] for one that is negative or not finite, [`Error::DeviceLost`].
     pub fn set_learning_rate(&self, learning_rate: f64) -> Result<()> {
-        let rate = learning_rate as f32;
-        if !(rate >= 0.0 && rate.is_finite()) {
-            return Err(Error::Option {
-                name: "learning_rate",
-                expected: "a finite number, not negative",
-                got: learning_rate.to_string(),
-            });
-        }
-        self.gpu.write(&self.state, 4, bytemuck::bytes_of(&rate))
+        check_learning_rate(learning_rate)?;
+        self.gpu
+            .write(&self.state, 4, bytemuck::bytes_of(&(learning_rate as f32)))
     }
 
     fn start_read(&self) -> Result<Readback> {
@@ -233,12 +231,18 @@ impl Sgd {
     /// [`Error::Shape`], [`Error::DTypeMismatch`], [`Error::Aliased`], [`Error::BufferUsage`], [`Error::Limit`]; [`Error::Unsupported`] for views
     /// with gaps, and for 16-bit gradients and copies of different types; [`Error::DeviceLost`].
     pub fn bind(&self, scaler: &LossScaler, tensors: &[SgdViews]) -> Result<BoundOptimizer> {
+        let state = state_buffer(scaler.gpu(), self.options.learning_rate)?;
+        self.bind_with(scaler, tensors, state)
+    }
+
+    /// With a state that is there already.
+    fn bind_with(&self, scaler: &LossScaler, tensors: &[SgdViews], state: wgpu::Buffer) -> Result<BoundOptimizer> {
         let needs = self.options.momentum != 0.0;
         let given = tensors
             .iter()
             .map(|t| {
                 if needs && t.momentum.is_none() {
-                    return Err(Error::shape("momentum", "a view, as the options have momentum", "none"));
+                    return Err(no_momentum());
                 }
                 Ok(Given {
                     weight: &t.weight,
@@ -249,7 +253,7 @@ impl Sgd {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        bind(scaler, Rule::Sgd(self.options), &given)
+        bind(scaler, Rule::Sgd(self.options), &given, state)
     }
 }
 
@@ -268,6 +272,12 @@ impl AdamW {
     /// # Errors
     /// Those of [`Sgd::bind`].
     pub fn bind(&self, scaler: &LossScaler, tensors: &[AdamWViews]) -> Result<BoundOptimizer> {
+        let state = state_buffer(scaler.gpu(), self.options.learning_rate)?;
+        self.bind_with(scaler, tensors, state)
+    }
+
+    /// With a state that is there already.
+    fn bind_with(&self, scaler: &LossScaler, tensors: &[AdamWViews], state: wgpu::Buffer) -> Result<BoundOptimizer> {
         let given: Vec<_> = tensors
             .iter()
             .map(|t| Given {
@@ -278,7 +288,7 @@ impl AdamW {
                 copy: t.copy.as_ref(),
             })
             .collect();
-        bind(scaler, Rule::AdamW(self.options), &given)
+        bind(scaler, Rule::AdamW(self.options), &given, state)
     }
 }
 
@@ -291,7 +301,32 @@ struct Given<'a> {
     copy: Option<&'a BufferView>,
 }
 
-fn bind(scaler: &LossScaler, rule: Rule, given: &[Given<'_>]) -> Result<BoundOptimizer> {
+/// The state of an optimizer before its first step.
+fn state_buffer(gpu: &Gpu, learning_rate: f64) -> Result<wgpu::Buffer> {
+    gpu.check_alive()?;
+    gpu.upload(
+        "macheps optimizer",
+        bytemuck::bytes_of(&OptimizerState::new(learning_rate)),
+    )
+}
+
+fn no_momentum() -> Error {
+    Error::shape("momentum", "one, as the options have momentum", "none")
+}
+
+fn check_learning_rate(learning_rate: f64) -> Result<()> {
+    let rate = learning_rate as f32;
+    if rate >= 0.0 && rate.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Option {
+        name: "learning_rate",
+        expected: "a finite number, not negative",
+        got: learning_rate.to_string(),
+    })
+}
+
+fn bind(scaler: &LossScaler, rule: Rule, given: &[Given<'_>], state: wgpu::Buffer) -> Result<BoundOptimizer> {
     let gpu = scaler.gpu();
     gpu.check_alive()?;
     let mut all = Vec::new();
@@ -344,10 +379,6 @@ fn bind(scaler: &LossScaler, rule: Rule, given: &[Given<'_>]) -> Result<BoundOpt
         });
     }
     flat::check_overlaps(&views, |_, _| false)?;
-    let state = gpu.upload(
-        "macheps optimizer",
-        bytemuck::bytes_of(&OptimizerState::new(rule.learning_rate())),
-    )?;
     let recording = kernels::bind(gpu, &rule, scaler.state_buffer(), &state, &all)?;
     Ok(BoundOptimizer {
         gpu: gpu.clone(),

@@ -16,7 +16,7 @@ const PARALLEL: usize = 1 << 16;
 
 /// A sum of squares and the worst class met: 0 all finite, 1 an infinity, 2 a NaN.
 #[derive(Clone, Copy, Debug, Default)]
-struct Squares {
+pub(crate) struct Squares {
     sum: f64,
     worst: u8,
 }
@@ -54,7 +54,8 @@ fn chunk_squares<T: Element>(chunk: &[T]) -> Squares {
     }
 }
 
-fn squares<T: Element>(values: &[T]) -> Squares {
+/// Sum of squares and worst class of a tensor.
+pub(crate) fn squares<T: Element>(values: &[T]) -> Squares {
     #[cfg(not(target_arch = "wasm32"))]
     if values.len() >= PARALLEL {
         let parts: Vec<Squares> = values.par_chunks(CHUNK).map(chunk_squares).collect();
@@ -87,10 +88,17 @@ fn scale_by<T: Element>(values: &mut [T], factor: f64) {
 
 /// Norm, verdict and clip factor of gradients, and what to multiply them by: `clip / scale`.
 pub fn measure(gradients: &[Gradient<'_>], scale: f32, max_norm: Option<f32>) -> (UnscaleReport, f64) {
-    let total = gradients
-        .iter()
-        .map(|g| with_slice!(g, values => squares(values)))
-        .fold(Squares::default(), Squares::merge);
+    let parts = gradients.iter().map(|g| with_slice!(g, values => squares(values)));
+    judge(parts, scale, max_norm)
+}
+
+/// As [`measure`], from the squares of every tensor.
+pub(crate) fn judge(
+    parts: impl IntoIterator<Item = Squares>,
+    scale: f32,
+    max_norm: Option<f32>,
+) -> (UnscaleReport, f64) {
+    let total = parts.into_iter().fold(Squares::default(), Squares::merge);
     let scale = f64::from(scale);
     let found_nonfinite = total.worst > 0;
     let norm = match total.worst {
@@ -177,7 +185,7 @@ impl HostLossScaler {
         self.factor
     }
 
-    fn note(&mut self, report: UnscaleReport, factor: f64) -> UnscaleReport {
+    pub(crate) fn note(&mut self, report: UnscaleReport, factor: f64) -> UnscaleReport {
         self.state.found_nonfinite = report.found_nonfinite;
         self.state.norm = report.norm;
         self.state.clip = report.clip;

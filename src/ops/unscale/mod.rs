@@ -34,6 +34,8 @@
 pub mod bounds;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
+#[cfg(not(target_arch = "wasm32"))]
+mod chain;
 pub mod cpu;
 pub(crate) mod flat;
 mod host;
@@ -43,6 +45,8 @@ mod options;
 pub mod reference;
 mod scaler;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use chain::ChainScaler;
 pub use cpu::HostLossScaler;
 pub use host::Gradient;
 #[doc(hidden)]

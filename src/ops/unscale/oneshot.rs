@@ -1,7 +1,7 @@
 //! One call on gradients in host memory, on a GPU or on the CPU path.
 
 use super::bounds;
-use super::host::{Gradient, Values, with_slice};
+use super::host::{Gradient, Values};
 use super::options::{LossScalerState, UnscaleOptions, UnscaleReport, check_max_norm, check_scale};
 use super::scaler::{LossScaler, STATE_BYTES, Unscale, UnscaleViews, Words};
 use super::{cpu, reference};
@@ -24,18 +24,6 @@ struct Problem<'p, 'a> {
 struct Unscaled {
     values: Vec<Values>,
     report: UnscaleReport,
-}
-
-impl Problem<'_, '_> {
-    fn mismatch(index: usize, got: f64, want: f64, bound: f64) -> Error {
-        Error::Mismatch {
-            kernel: "unscale",
-            index,
-            gpu: got,
-            cpu: want,
-            bound,
-        }
-    }
 }
 
 impl Job for Problem<'_, '_> {
@@ -98,45 +86,67 @@ impl Job for Problem<'_, '_> {
             return Ok(());
         }
         let inputs: Vec<Vec<f64>> = self.gradients.iter().map(Gradient::values).collect();
-        let want = reference::unscale(&inputs, self.scale.into(), self.max_norm.map(f64::from));
-        let report = &output.report;
-        let judge = |got: f32, want: f64, bound: f64, index: usize| {
-            check(&[got], &[want], &[bound])
-                .map(drop)
-                .map_err(|m| Self::mismatch(index, m.got, m.want, m.bound))
-        };
-        judge(report.norm, want.norm, bounds::norm(want.norm), 0)?;
-        judge(report.clip, want.clip, bounds::clip(want.clip), 0)?;
-        if report.found_nonfinite != want.found_nonfinite {
-            let flag = |found: bool| f64::from(u8::from(found));
-            return Err(Self::mismatch(
-                0,
-                flag(report.found_nonfinite),
-                flag(want.found_nonfinite),
-                0.0,
-            ));
-        }
+        let want = check_report(&inputs, self.scale, self.max_norm, &output.report)?;
         let clipped = want.clip != 1.0;
         let mut first = 0;
-        for ((gradient, got), values) in self.gradients.iter().zip(&output.values).zip(&want.values) {
-            let allowed: Vec<f64> = values
-                .iter()
-                .map(|&v| bounds::gradient(gradient.dtype(), v, self.scale, clipped))
-                .collect();
-            fn compare<T: Element>(
-                _: &[T],
-                bytes: &[u8],
-                values: &[f64],
-                allowed: &[f64],
-            ) -> Result<(), bounds::Mismatch> {
-                check(&bytemuck::pod_collect_to_vec::<u8, T>(bytes), values, allowed).map(drop)
-            }
-            with_slice!(gradient, g => compare(g, got.bytes(), values, &allowed))
-                .map_err(|m| Self::mismatch(first + m.index, m.got, m.want, m.bound))?;
+        for (got, values) in output.values.iter().zip(&want.values) {
+            match got {
+                Values::F32(got) => check_values(got, values, self.scale, clipped, first),
+                Values::F16(got) => check_values(got, values, self.scale, clipped, first),
+                Values::Bf16(got) => check_values(got, values, self.scale, clipped, first),
+            }?;
             first += values.len();
         }
         Ok(())
     }
+}
+
+fn mismatch(index: usize, got: f64, want: f64, bound: f64) -> Error {
+    Error::Mismatch {
+        kernel: "unscale",
+        index,
+        gpu: got,
+        cpu: want,
+        bound,
+    }
+}
+
+/// Holds a report to the oracle, and gives what that says of the gradients.
+pub(super) fn check_report(
+    inputs: &[Vec<f64>],
+    scale: f32,
+    max_norm: Option<f32>,
+    report: &UnscaleReport,
+) -> Result<reference::Expected> {
+    let want = reference::unscale(inputs, scale.into(), max_norm.map(f64::from));
+    let judge = |got: f32, want: f64, bound: f64| {
+        check(&[got], &[want], &[bound])
+            .map(drop)
+            .map_err(|m| mismatch(0, m.got, m.want, m.bound))
+    };
+    judge(report.norm, want.norm, bounds::norm(want.norm))?;
+    judge(report.clip, want.clip, bounds::clip(want.clip))?;
+    if report.found_nonfinite != want.found_nonfinite {
+        let flag = |found: bool| f64::from(u8::from(found));
+        return Err(mismatch(
+            0,
+            flag(report.found_nonfinite),
+            flag(want.found_nonfinite),
+            0.0,
+        ));
+    }
+    Ok(want)
+}
+
+/// Holds unscaled gradients to the oracle; elements are counted from `first`.
+pub(super) fn check_values<T: Element>(got: &[T], want: &[f64], scale: f32, clipped: bool, first: usize) -> Result<()> {
+    let allowed: Vec<f64> = want
+        .iter()
+        .map(|&v| bounds::gradient(T::DTYPE, v, scale, clipped))
+        .collect();
+    check(got, want, &allowed)
+        .map(drop)
+        .map_err(|m| mismatch(first + m.index, m.got, m.want, m.bound))
 }
 
 fn problem<'p, 'a>(gradients: &'p [Gradient<'a>], scale: f32, max_norm: Option<f32>) -> Result<Problem<'p, 'a>> {

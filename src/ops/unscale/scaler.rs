@@ -48,6 +48,13 @@ impl Factor {
     }
 }
 
+#[cfg(not(target_arch = "wasm32"))]
+impl Factor {
+    fn value(&self) -> f64 {
+        (f64::from(self.high) + f64::from(self.low)) * 2f64.powi(self.exponent)
+    }
+}
+
 impl Words {
     pub(crate) fn of(state: &LossScalerState) -> Words {
         let clip = f64::from(if state.clip > 0.0 { state.clip } else { 1.0 });
@@ -192,6 +199,19 @@ impl LossScaler {
         super::options::check_scale("scale", state.scale)?;
         self.gpu.check_alive()?;
         self.gpu.write(&self.state, 0, bytemuck::bytes_of(&Words::of(state)))
+    }
+
+    /// The end of a step, as it is recorded.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn update(&self) -> Arc<Recording> {
+        self.update.clone()
+    }
+
+    /// Whether optimizers skip the step, and else what they multiply gradients by; waits for the device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn verdict(&self) -> Result<(bool, f64)> {
+        let words: Words = bytemuck::pod_read_unaligned(&self.start_read()?.wait()?);
+        Ok((words.found_nonfinite != 0, words.rest.value()))
     }
 
     pub(crate) fn gpu(&self) -> &Gpu {
