@@ -4,7 +4,7 @@
 use crate::adapters;
 use macheps::accuracy::check;
 use macheps::element::{Element, bf16, f16};
-use macheps::ops::cross_entropy::{Indices, Labels, LossKind, TargetTensor, cross_entropy_with_gradient};
+use macheps::ops::cross_entropy::{Labels, LossKind, TargetTensor, cross_entropy_with_gradient};
 use macheps::ops::optimizer::bounds;
 use macheps::ops::optimizer::reference::Weight;
 use macheps::{
@@ -113,7 +113,7 @@ where
     let mut weight = weights();
     let logits: Vec<T> = weight.iter().map(|&v| T::from_f32(v)).collect();
     let labels = labels();
-    let input = CrossEntropyInput::labels(&logits, &SHAPE, Indices::from(&labels[..]));
+    let input = CrossEntropyInput::new(&logits, &SHAPE, &labels[..]);
     let mut scaler = HostLossScaler::new(LossScalerOptions::default())?;
     let (_, mut gradient) = cross_entropy_with_gradient(context, &input, Some(&[scaler.scale()]), &loss_options())?;
     let report = scaler.measure(&[Gradient::from(&mut gradient)], Some(MAX_NORM))?;
