@@ -1,5 +1,5 @@
 // Sums that neither overflow nor lose what is tiny (needs reduction_rows, error_free, elementary): terms x, |x|, x w or x x
-// go, by magnitude, into one of three pairs (sum, error): as they are, times 2^-160, or times 2^160. NaN and infinities are
+// go, by magnitude, into one of three pairs (sum, error): as they are, times 2^-160, or times 2^174. NaN and infinities are
 // counted by their bits and take no part in the arithmetic.
 
 // Elements as they are loaded, and what a chunk leaves behind.
@@ -16,6 +16,8 @@ const FLAG_NEG_INF: u32 = 4u;
 // Terms from 2^-80 to 2^94 are ordinary: neither 2^31 of them nor their error terms leave the normal range.
 const LOWEST: i32 = -80;
 const HIGHEST: i32 = 93;
+// Brings the least product of two floats, 2^-298, and 2^31 of the largest terms below 2^-80 into the normal range.
+const SMALL: i32 = 174;
 
 struct Sum {
     mid: vec2<f32>,
@@ -76,11 +78,7 @@ fn add_odd(sum: Sum, a: u32, b: u32) -> Sum {
     if e > HIGHEST {
         shift = -160;
     } else if e < LOWEST {
-        shift = 160;
-    }
-    if e + shift < -125 {
-        // Below 2^-285: nothing beside any result.
-        return result;
+        shift = SMALL;
     }
     let factor = bitcast<f32>(u32(e + shift + 127) << 23u);
     let term = vec2<f32>(opaque(p.x * factor, params.zero), opaque(p.y * factor, params.zero));
@@ -235,9 +233,9 @@ fn sum_total(sum: Sum) -> Scaled {
     } else if small.x != 0.0 {
         if v.x == 0.0 {
             v = small;
-            e = -160;
+            e = -SMALL;
         } else {
-            v = pair_merge(v, scaled_pair(small, -160), params.zero);
+            v = pair_merge(v, scaled_pair(small, -SMALL), params.zero);
         }
     }
     v = fast_two_sum(v.x, v.y, params.zero);
