@@ -204,10 +204,10 @@ impl Stepped<'_, '_> {
         fn here<T: Element>(t: &Tensor<T>) -> bool {
             t.host().is_some()
         }
-        let moments = [&self.m, &self.v].into_iter().flatten();
+        let mut moments = [&self.m, &self.v].into_iter().flatten();
         here(self.weight)
             && with_tensor!(TensorRef, self.gradient, t => here(t))
-            && moments.map(|t| here(t)).all(|here| here)
+            && moments.all(|t| here(t))
             && (self.copy.as_ref()).is_none_or(|c| with_tensor!(TensorRef, c.borrow(), t => here(t)))
     }
 
