@@ -236,6 +236,50 @@ fn reports_are_refused_early() {
     assert!(folder.list().is_empty());
 }
 
+/// f64 is audited as f32, but what only f32 cannot hold is neither zero nor infinite.
+#[test]
+fn audit_of_f64_keeps_classes() {
+    let folder = Folder::new();
+    let values = [1e-300, 1e300, 1.0, 0.0, 5e-324, -1e39];
+    let bytes: Vec<u8> = values.iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+    folder.write(
+        "m.safetensors",
+        &safetensors(&[("t", safetensors::Dtype::F64, vec![6], bytes)]),
+    );
+    let path = folder.path("m.safetensors").display().to_string();
+    let output = succeeds(&["audit", &path, "--device", "cpu", "--json", "-"]);
+    assert!(
+        stderr(&output).contains("2 values beyond its range"),
+        "{}",
+        stderr(&output)
+    );
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let tensor = &json["tensors"][0];
+    for (key, expected) in [
+        ("zeros", 1),
+        ("positive_infinities", 0),
+        ("negative_infinities", 0),
+        ("nans", 0),
+    ] {
+        assert_eq!(tensor[key], expected, "{key}");
+    }
+    assert_eq!(tensor["f16"]["overflows"], 2);
+    assert_eq!(tensor["f16"]["vanishes"], 2);
+    assert_eq!(tensor["max_magnitude"].as_f64(), Some(f64::from(f32::MAX)));
+}
+
+/// A gap in the numbers of gradients is a slip.
+#[test]
+fn unscale_wants_every_gradient() {
+    let folder = Folder::new();
+    folder.write("g.npy", &npy_f32(&[3], &ramp(3)));
+    let (g0, g2) = (folder.arg("g0", "g.npy"), folder.arg("g2", "g.npy"));
+    refuses(
+        &["run", "unscale", "--input", &g0, "--input", &g2],
+        &["needs an input g1"],
+    );
+}
+
 #[test]
 fn wrong_usage_is_said_in_one_line() {
     let folder = Folder::new();
