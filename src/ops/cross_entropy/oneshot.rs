@@ -135,7 +135,7 @@ fn mismatch(kernel: &'static str, m: &Mismatch) -> Error {
 
 /// A call, or the rows of some indices of the first dimension, bound to buffers of its own.
 pub(super) struct Bound {
-    part: Simple,
+    pub part: Simple,
     indices: Range<usize>,
 }
 
