@@ -509,11 +509,14 @@ f32 in C order.
 A row with a label is within 3 ulp of f32; see [`bounds`](super::bounds) for smoothing, probabilities, z-loss and reductions.
 
 # Cost
-The logits are read once on the CPU path where rows lie in one piece, else twice. On a GPU also upload and readback.
+The logits are read once on the CPU path where rows lie in one piece, else twice. On a GPU also upload and readback; where logits or results
+pass the device's largest buffer, one part after another: as many indices of the first dimension as it holds, with the mean over all of
+them. Each part waits for the one before, and its loss is rounded to f32 before they are added, within the same bounds.
 
 # Errors
 [`Error::Label`] for a label that is neither a class nor ignored, [`Error::Shape`] for shapes and lengths that do not fit or rows without
-classes, [`Error::Option`] for options outside their domain and weights that are not finite, [`Error::Limit`] beyond the device's limits,
+classes, [`Error::Option`] for options outside their domain and weights that are not finite, [`Error::Limit`] beyond the device's limits, as
+where a single row (of `[N, C, d1, ..]` a single index of N) or what comes of it passes the largest buffer,
 [`Error::DeviceLost`] and [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
 
 ```

@@ -495,12 +495,16 @@ fn indices<T: Element>(kind: ReductionKind, reduced: Reduced<T>) -> Result<Vec<u
 /// `input.x` has as many elements as `input.shape` says, and so has the second tensor of a dot product. Empty ones are valid.
 ///
 /// # Cost
-/// On a GPU: upload, one submission, readback, and buffers of its own. On the CPU path one pass over memory, on all threads.
+/// On a GPU: upload, one submission, readback, and buffers of its own; input beyond the largest buffer goes in pieces, each
+/// uploaded and submitted when the one before is done, whose records are merged at the end: the same dispatches as in one piece, and the same
+/// bounds. Rows whose results or records pass a buffer go in groups, each with an upload of its own. On the CPU path one pass over
+/// memory, on all threads.
 ///
 /// # Errors
 /// [`Error::Shape`] for shapes, lengths and axes that do not fit, and for minima and maxima of nothing; [`Error::Option`] for a
 /// correction that is negative or not finite; [`Error::Unsupported`] for argmin and argmax ([`arg_reduce`] does them);
-/// [`Error::Limit`], [`Error::DeviceLost`], [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
+/// [`Error::Limit`] for rows of more than about 2^32 elements and for other limits of the device, [`Error::DeviceLost`],
+/// [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
 ///
 /// ```
 /// use macheps::{Context, ReductionInput, ReductionKind, ReductionOptions};
