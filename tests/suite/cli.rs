@@ -68,6 +68,12 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// The same file by another path.
+    fn detour(&self, name: &str) -> PathBuf {
+        let own = self.0.path().file_name().expect("a name");
+        self.0.path().join("..").join(own).join(name)
+    }
+
     /// `name=folder/file` for `--input` and `--output`.
     fn arg(&self, name: &str, file: &str) -> String {
         format!("{name}={}", self.path(file).display())
@@ -208,6 +214,28 @@ fn wrong_words_get_one_line() {
     }
 }
 
+/// Reports that would replace each other, or cannot be written, are refused before anything is measured.
+#[test]
+fn reports_are_refused_early() {
+    let folder = Folder::new();
+    let text = |path: PathBuf| path.display().to_string();
+    let (one, same) = (text(folder.path("one")), text(folder.detour("one")));
+    refuses(
+        &["bench", "--device", "cpu", "--json", &one, "--csv", &same],
+        &["both --json and --csv"],
+    );
+    refuses(
+        &["bench", "--device", "cpu", "--csv", &one, "--svg", &same],
+        &["both --csv and --svg"],
+    );
+    refuses(&["bench", "--device", "cpu", "--csv", "-"], &["--csv -", "only --json"]);
+    let nowhere = text(folder.path("nowhere/x.json"));
+    for command in ["devices", "probe", "verify", "bench"] {
+        refuses(&[command, "--json", &nowhere], &["there is no folder"]);
+    }
+    assert!(folder.list().is_empty());
+}
+
 #[test]
 fn wrong_usage_is_said_in_one_line() {
     let folder = Folder::new();
@@ -228,6 +256,15 @@ fn wrong_usage_is_said_in_one_line() {
     refuses(&run(&["--input", &x]), &["given twice"]);
     refuses(&run(&["--output", "z=a.npy"]), &["--output z", "y, grad"]);
     refuses(&run(&["--output", "y=a.txt"]), &["a.txt", "expected y.npy"]);
+    // One file under two spellings: the second result would replace the first.
+    let (y, grad) = (
+        folder.arg("y", "one.npy"),
+        format!("grad={}", folder.detour("one.npy").display()),
+    );
+    refuses(
+        &run(&["--output", &y, "--output", &grad]),
+        &["is the file of both y and grad"],
+    );
     refuses(&run(&["--set", "axes=0"]), &["axes", "axis, scale, causal, masked"]);
     refuses(&run(&["--set", "axis=2"]), &["axis", "2"]);
     refuses(&run(&["--set", "axis=-3"]), &["axis", "-3"]);
