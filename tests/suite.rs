@@ -23,6 +23,8 @@ mod float;
 mod gpu_activation;
 #[path = "suite/gpu_audit.rs"]
 mod gpu_audit;
+#[path = "suite/gpu_beyond_a_buffer.rs"]
+mod gpu_beyond_a_buffer;
 #[path = "suite/gpu_cross_entropy.rs"]
 mod gpu_cross_entropy;
 #[path = "suite/elementary.rs"]

@@ -682,3 +682,42 @@ mod command {
         }
     }
 }
+
+/// Bytes of memory that can be had, where the system says.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? << 10)
+}
+
+#[test]
+fn two_to_the_31_elements() {
+    const LEN: usize = 1 << 31;
+    if available_memory().is_none_or(|bytes| bytes < 6 << 30) {
+        crate::adapters::skipped(
+            "2^31 elements",
+            "4 GiB of bf16 need 6 GiB of memory that is known to be there",
+        );
+        return;
+    }
+    // Mostly pages that nobody writes to. Every 2^16 elements 1 and -1 take turns, so that each of them shows in the sum; the
+    // largest element comes last.
+    let mut x: Vec<bf16> = bytemuck::zeroed_vec(LEN);
+    for (i, mark) in x.chunks_mut(1 << 16).enumerate() {
+        mark[7] = bf16::from_f32(if i % 2 == 0 { 1.0 } else { -1.0 });
+    }
+    x[LEN - 1] = bf16::from_f32(5.0);
+    let (context, options, shape) = (Context::cpu(), ReductionOptions::default(), [2048, LEN / 2048]);
+    let value = |kind| -> f32 {
+        let input = ReductionInput::new(&x, &shape);
+        reduce(&context, kind, &input, &options).unwrap()[0].to_f32()
+    };
+    assert_eq!(value(Kind::Sum), 5.0);
+    assert_eq!(
+        reduction::argmax(&context, &x, &shape, &options).unwrap(),
+        [LEN as u64 - 1]
+    );
+    let n = LEN as f64;
+    let variance = (32768.0 + 25.0 - 25.0 / n) / (n - 1.0);
+    assert_eq!(value(Kind::Variance), bf16::from_f64(variance).to_f32());
+}

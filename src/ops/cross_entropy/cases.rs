@@ -283,7 +283,7 @@ impl Case {
                 what: "recording".into(),
                 reason: "the CPU path has no device".into(),
             })?;
-            Ok(case.problem(&case.data::<T>())?.bind(gpu)?.recording)
+            Ok(case.problem(&case.data::<T>())?.bind(gpu)?.part.recording)
         }
         match self.dtype {
             DType::F32 => record::<f32>(self, context),

@@ -182,6 +182,7 @@ impl Reduction {
     /// Those of [`Reduction::bind`] about shapes and limits.
     pub fn workspace_size(&self, x: &BufferView, second: Option<&BufferView>) -> Result<u64> {
         self.options.check(self.kind, x.shape())?;
+        let (x, second) = (x.into(), second.map(kernels::Operand::from));
         Ok(kernels::cutting(&self.gpu, self.kind, &self.options, x, second, self.chunk)?.workspace())
     }
 
@@ -252,21 +253,26 @@ impl Reduction {
                 }
             }
         }
+        let workspace = views.workspace.as_ref().filter(|_| need > 0);
+        let written = [Some(&y.buffer), workspace.map(|(buffer, _)| buffer)];
         let call = kernels::Call {
             kind: self.kind,
             options: &self.options,
-            x,
-            second: views.second.as_ref(),
+            x: x.into(),
+            second: views.second.as_ref().map(kernels::Operand::from),
             y: &fitted,
-            workspace: views
-                .workspace
-                .as_ref()
-                .filter(|_| need > 0)
-                .map(|(buffer, offset)| (buffer, *offset)),
+            workspace: workspace.map(|(buffer, offset)| (buffer, *offset)),
             chunk: self.chunk,
+            shared: inputs().any(|(_, read)| written.iter().flatten().any(|&buffer| read.buffer == *buffer)),
         };
+        let inputs: Vec<_> = inputs()
+            .map(|(_, view)| kernels::Input {
+                buffer: &view.buffer,
+                begin: 0,
+            })
+            .collect();
         Ok(BoundReduction {
-            recording: kernels::bind(&self.gpu, &call)?,
+            recording: kernels::bind(&self.gpu, &call, &inputs)?,
         })
     }
 }
