@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
 use crate::ops::softmax::{SoftmaxKind, SoftmaxOptions};
+#[cfg(not(target_arch = "wasm32"))]
 use crate::tensor::check_len;
 use std::borrow::Cow;
 

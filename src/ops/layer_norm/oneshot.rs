@@ -10,7 +10,9 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu};
 use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
 
 /// Input of a one-shot in host memory.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,11 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recording};
 use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
+#[cfg(not(target_arch = "wasm32"))]
 use crate::rows::element_count;
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
 
 /// Input of a reduction in host memory.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,12 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recording};
 use crate::job::{self, BoundJob, Job, allocate, checked_rows, elements};
-use crate::rows::{RowMap, resolve_axis};
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+use crate::rows::RowMap;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::rows::resolve_axis;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
 
 /// An additive mask in host memory.
 #[derive(Clone, Copy, Debug)]
