@@ -29,6 +29,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
 }
 
 /// Whether a case of the operation `op` is meant by `name`: the operation itself or its gradient; without a name, all are.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn is_meant(op: &str, name: Option<&str>) -> bool {
     name.is_none_or(|name| op == name || op.strip_suffix("_backward") == Some(name))
 }

@@ -9,13 +9,10 @@ use macheps::ops::softmax::{self, SoftmaxInput, SoftmaxKind, SoftmaxOptions};
 use macheps::{Context, CrossCheck, DType, Element, Error, bf16, f16};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
-use std::path::PathBuf;
 
 /// A case from a file.
 pub struct FileCase {
     pub name: String,
-    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
-    pub path: PathBuf,
     pub kind: LossKind,
     pub dtype: DType,
     pub x: Vec<f64>,
@@ -63,8 +60,7 @@ pub fn onnx_cases(test: &str) -> Vec<FileCase> {
             _ => continue,
         };
         let name = case["file"].as_str().unwrap();
-        let path = folder.join(name);
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = std::fs::read(folder.join(name)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let x = tensor(&file, "in0").unwrap();
         let weight = tensor(&file, "in2").map(|w| f32s(w.values));
@@ -75,7 +71,6 @@ pub fn onnx_cases(test: &str) -> Vec<FileCase> {
         }
         cases.push(FileCase {
             name: name.to_string(),
-            path,
             kind,
             dtype: x.dtype.unwrap(),
             x: x.values,
@@ -115,8 +110,7 @@ pub fn hard_cases(test: &str) -> Vec<FileCase> {
             continue;
         }
         let name = case["file"].as_str().unwrap();
-        let path = folder.join(name);
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = std::fs::read(folder.join(name)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let params = &case["params"];
         let x = tensor(&file, "logits").unwrap();
@@ -138,7 +132,6 @@ pub fn hard_cases(test: &str) -> Vec<FileCase> {
         let in_f32 = tensor(&file, "grad_f32");
         cases.push(FileCase {
             name: name.to_string(),
-            path,
             kind: LossKind::CrossEntropy,
             // f64 runs as f32.
             dtype: x.dtype.unwrap_or(DType::F32),

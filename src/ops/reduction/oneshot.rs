@@ -91,6 +91,7 @@ impl<'a, T: Element> Problem<'a, T> {
         })
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_chunk(mut self, chunk: Option<usize>) -> Self {
         self.chunk = chunk;
         self
@@ -113,6 +114,7 @@ impl<'a, T: Element> Problem<'a, T> {
         reference::row(self.kind, &x, &second, self.options.correction)
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
@@ -214,6 +216,7 @@ impl<T: Element> Job for Problem<'_, T> {
 
 impl<T: Element> Problem<'_, T> {
     /// Records the call on a device.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
         Ok(self.bound_on(gpu)?.0.into_recording())
     }

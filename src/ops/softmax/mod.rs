@@ -151,6 +151,7 @@ impl BoundSoftmax {
         &self.recording
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }
