@@ -7,7 +7,9 @@ use crate::accuracy::check;
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Recording};
+use crate::gpu::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Recording;
 use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::rows::element_count;
