@@ -22,14 +22,18 @@ pub struct OnnxCase {
     /// The axis.
     pub axis: isize,
     /// The shape of the input as it is in the file, and the axes that are reduced there.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
     pub file_shape: Vec<usize>,
     /// See `file_shape`.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
     pub file_axes: Vec<usize>,
     /// Whether reduced axes stay.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
     pub keepdims: bool,
     /// The output that the case states.
     pub want: Vec<f64>,
     /// Its shape.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
     pub want_shape: Vec<usize>,
     /// Relative error of that output, from its index.
     pub error: f64,
