@@ -68,6 +68,12 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// The same file by another path.
+    fn detour(&self, name: &str) -> PathBuf {
+        let own = self.0.path().file_name().expect("a name");
+        self.0.path().join("..").join(own).join(name)
+    }
+
     /// `name=folder/file` for `--input` and `--output`.
     fn arg(&self, name: &str, file: &str) -> String {
         format!("{name}={}", self.path(file).display())
@@ -208,6 +214,72 @@ fn wrong_words_get_one_line() {
     }
 }
 
+/// Reports that would replace each other, or cannot be written, are refused before anything is measured.
+#[test]
+fn reports_are_refused_early() {
+    let folder = Folder::new();
+    let text = |path: PathBuf| path.display().to_string();
+    let (one, same) = (text(folder.path("one")), text(folder.detour("one")));
+    refuses(
+        &["bench", "--device", "cpu", "--json", &one, "--csv", &same],
+        &["both --json and --csv"],
+    );
+    refuses(
+        &["bench", "--device", "cpu", "--csv", &one, "--svg", &same],
+        &["both --csv and --svg"],
+    );
+    refuses(&["bench", "--device", "cpu", "--csv", "-"], &["--csv -", "only --json"]);
+    let nowhere = text(folder.path("nowhere/x.json"));
+    for command in ["devices", "probe", "verify", "bench"] {
+        refuses(&[command, "--json", &nowhere], &["there is no folder"]);
+    }
+    assert!(folder.list().is_empty());
+}
+
+/// f64 is audited as f32, but what only f32 cannot hold is neither zero nor infinite.
+#[test]
+fn audit_of_f64_keeps_classes() {
+    let folder = Folder::new();
+    let values = [1e-300, 1e300, 1.0, 0.0, 5e-324, -1e39];
+    let bytes: Vec<u8> = values.iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+    folder.write(
+        "m.safetensors",
+        &safetensors(&[("t", safetensors::Dtype::F64, vec![6], bytes)]),
+    );
+    let path = folder.path("m.safetensors").display().to_string();
+    let output = succeeds(&["audit", &path, "--device", "cpu", "--json", "-"]);
+    assert!(
+        stderr(&output).contains("2 values beyond its range"),
+        "{}",
+        stderr(&output)
+    );
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let tensor = &json["tensors"][0];
+    for (key, expected) in [
+        ("zeros", 1),
+        ("positive_infinities", 0),
+        ("negative_infinities", 0),
+        ("nans", 0),
+    ] {
+        assert_eq!(tensor[key], expected, "{key}");
+    }
+    assert_eq!(tensor["f16"]["overflows"], 2);
+    assert_eq!(tensor["f16"]["vanishes"], 2);
+    assert_eq!(tensor["max_magnitude"].as_f64(), Some(f64::from(f32::MAX)));
+}
+
+/// A gap in the numbers of gradients is a slip.
+#[test]
+fn unscale_wants_every_gradient() {
+    let folder = Folder::new();
+    folder.write("g.npy", &npy_f32(&[3], &ramp(3)));
+    let (g0, g2) = (folder.arg("g0", "g.npy"), folder.arg("g2", "g.npy"));
+    refuses(
+        &["run", "unscale", "--input", &g0, "--input", &g2],
+        &["needs an input g1"],
+    );
+}
+
 #[test]
 fn wrong_usage_is_said_in_one_line() {
     let folder = Folder::new();
@@ -228,6 +300,15 @@ fn wrong_usage_is_said_in_one_line() {
     refuses(&run(&["--input", &x]), &["given twice"]);
     refuses(&run(&["--output", "z=a.npy"]), &["--output z", "y, grad"]);
     refuses(&run(&["--output", "y=a.txt"]), &["a.txt", "expected y.npy"]);
+    // One file under two spellings: the second result would replace the first.
+    let (y, grad) = (
+        folder.arg("y", "one.npy"),
+        format!("grad={}", folder.detour("one.npy").display()),
+    );
+    refuses(
+        &run(&["--output", &y, "--output", &grad]),
+        &["is the file of both y and grad"],
+    );
     refuses(&run(&["--set", "axes=0"]), &["axes", "axis, scale, causal, masked"]);
     refuses(&run(&["--set", "axis=2"]), &["axis", "2"]);
     refuses(&run(&["--set", "axis=-3"]), &["axis", "-3"]);

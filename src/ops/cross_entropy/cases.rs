@@ -528,5 +528,11 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
             }
         }
     }
+    let gradient = Case::new(LossKind::NllLoss, DType::F32, &[4096, 1024]);
+    cases.push(Case {
+        gradient: false,
+        ..gradient.clone()
+    });
+    cases.push(gradient);
     cases
 }

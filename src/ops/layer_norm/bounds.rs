@@ -4,7 +4,7 @@
 //!
 //! | result | error allowed |
 //! |---|---|
-//! | layer_norm | `5u abs(x^ w) + u abs(y)` |
+//! | layer_norm | `5u abs(x^ w) + u abs(y)`, and for the mean `(u h)^2 mean(abs(x)) abs(w) / sqrt(variance + eps)` |
 //! | rms_norm | `4u abs(y)` |
 //! | gradient of x | `8u` times the sum of the magnitudes of its terms, `(abs(g w) + mean(abs(g w)) + abs(x^) mean(abs(g w x^))) / sqrt(variance + eps)` |
 //! | gradient of the weight | `6u sum(abs(g x^))` over the rows |

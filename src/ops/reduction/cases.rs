@@ -478,6 +478,8 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         }
     }
     if !quick {
+        let rest = K::ALL.into_iter().filter(|kind| !kinds.contains(kind));
+        cases.extend(rest.map(|kind| Case::new(kind, DType::F32, &[4096, 1024], last)));
         cases.push(Case::new(K::Sum, DType::F16, &[4096, 4096], last));
         cases.push(Case::new(K::Sum, DType::Bf16, &[4096, 4096], last));
         cases.push(Case::new(K::Sum, DType::F32, &[65_536, 64], last));
