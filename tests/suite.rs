@@ -6,9 +6,13 @@ mod activation;
 mod adapters;
 #[path = "suite/audit.rs"]
 mod audit;
+#[path = "suite/backward.rs"]
+mod backward;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/conformance.rs"]
+mod conformance;
 #[path = "suite/layer_norm.rs"]
 mod cpu_layer_norm;
 #[path = "suite/cpu_softmax.rs"]

@@ -1189,3 +1189,205 @@ fn unscales_tensors_by_their_names() {
     );
     refuses(&["run", "unscale", "--input", "g01=a.npy"], &["g01"]);
 }
+
+// ---- Every operation of `run` ----
+
+/// A way to run some operations, and a way to run them wrongly.
+struct Way {
+    ops: &'static [&'static str],
+    /// Inputs by name and file.
+    inputs: &'static [(&'static str, &'static str)],
+    settings: &'static [&'static str],
+    /// Outputs by name and shape.
+    outputs: &'static [(&'static str, &'static [usize])],
+    /// An option and its value that do not fit, and what the line says. An input takes the place of that of its name.
+    wrong: (&'static str, &'static str, &'static str),
+}
+
+const TABLE: [usize; 2] = [2, 3];
+
+const WAYS: &[Way] = &[
+    Way {
+        ops: &["softmax", "log_softmax"],
+        inputs: &[("x", "x"), ("mask", "row"), ("upstream", "x")],
+        settings: &["axis=0"],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "upstream=row", "upstream"),
+    },
+    Way {
+        ops: &["logsumexp"],
+        inputs: &[("x", "x")],
+        settings: &["axes=0,1", "upstream=2"],
+        outputs: &[("y", &[]), ("grad", &TABLE)],
+        wrong: ("--set", "scale=inf", "finite"),
+    },
+    Way {
+        ops: &["cross_entropy"],
+        inputs: &[("x", "x"), ("target", "labels"), ("weight", "row")],
+        settings: &["reduction=none", "z_loss=0.5"],
+        outputs: &[("loss", &[2]), ("log_prob", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "target=far", "label 1 is 9"),
+    },
+    Way {
+        ops: &["nll_loss"],
+        inputs: &[("x", "x"), ("target", "labels"), ("weight", "row")],
+        settings: &["ignore_index=2"],
+        outputs: &[("loss", &[]), ("grad", &TABLE)],
+        wrong: ("--input", "weight=short", "weight"),
+    },
+    Way {
+        ops: &["bce_with_logits"],
+        inputs: &[("x", "x"), ("target", "x"), ("weight", "row"), ("pos_weight", "row")],
+        settings: &["reduction=sum", "upstream=0.5"],
+        outputs: &[("loss", &[]), ("grad", &TABLE)],
+        wrong: ("--input", "target=row", "target"),
+    },
+    Way {
+        ops: &["sigmoid", "log_sigmoid", "softplus"],
+        inputs: &[("x", "x"), ("upstream", "x")],
+        settings: &[],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "upstream=row", "upstream"),
+    },
+    Way {
+        ops: &["sum", "mean"],
+        inputs: &[("x", "x"), ("upstream", "pair")],
+        settings: &["axes=-1", "mode=reproducible"],
+        outputs: &[("y", &[2]), ("grad", &TABLE)],
+        wrong: ("--set", "correction=1", "correction"),
+    },
+    Way {
+        ops: &["variance", "std"],
+        inputs: &[("x", "x")],
+        settings: &["axes=0", "keepdims=true", "correction=0"],
+        outputs: &[("y", &[1, 3]), ("grad", &TABLE)],
+        wrong: ("--input", "upstream=labels", "upstream"),
+    },
+    Way {
+        ops: &["norm"],
+        inputs: &[("x", "x")],
+        settings: &["ord=inf"],
+        outputs: &[("y", &[]), ("grad", &TABLE)],
+        wrong: ("--set", "axes=2", "axis"),
+    },
+    Way {
+        ops: &["min", "max", "sum_square", "log_sum"],
+        inputs: &[("x", "x")],
+        settings: &["axes=0"],
+        outputs: &[("y", &[3]), ("grad", &TABLE)],
+        wrong: ("--set", "keepdims=perhaps", "true or false"),
+    },
+    Way {
+        ops: &["dot"],
+        inputs: &[("x", "x"), ("x2", "x")],
+        settings: &["axes=1"],
+        outputs: &[("y", &[2]), ("grad", &TABLE)],
+        wrong: ("--input", "x2=row", "x2"),
+    },
+    Way {
+        ops: &["argmin", "argmax"],
+        inputs: &[("x", "x")],
+        settings: &["axes=1"],
+        outputs: &[("y", &[2])],
+        wrong: ("--output", "grad=grad", "no gradient"),
+    },
+    Way {
+        ops: &["layer_norm"],
+        inputs: &[("x", "x"), ("weight", "row"), ("bias", "row"), ("upstream", "x")],
+        settings: &["eps=0.001"],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "weight=short", "expected the shape [3]"),
+    },
+    Way {
+        ops: &["rms_norm"],
+        inputs: &[("x", "x"), ("weight", "row")],
+        settings: &["upstream=2"],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "bias=row", "there is x, weight"),
+    },
+    Way {
+        ops: &["unscale"],
+        inputs: &[("g0", "x"), ("g1", "row")],
+        settings: &["scale=4"],
+        outputs: &[("g0", &TABLE), ("norm", &[]), ("found_nonfinite", &[])],
+        wrong: ("--set", "max_norm=-1", "positive"),
+    },
+];
+
+/// The operations that the program names when asked for one that it does not have.
+fn all_operations() -> Vec<String> {
+    let said = stderr(&macheps(&["run", "no such operation"]));
+    let (_, list) = said.split_once("there is ").expect("a list");
+    list.trim().split(", ").map(String::from).collect()
+}
+
+#[test]
+fn every_operation_runs_and_refuses() {
+    let folder = Folder::new();
+    let positive: Vec<f32> = (0..6).map(|i| 0.25 + (i * 5 % 6) as f32 * 0.125).collect();
+    let integers = |values: &[i64]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        npy("<i8", "False", &shape_text(&[values.len()]), &bytes)
+    };
+    folder.write("x.npy", &npy_f32(&TABLE, &positive));
+    folder.write("row.npy", &npy_f32(&[3], &[0.5, 2.0, 1.0]));
+    folder.write("pair.npy", &npy_f32(&[2], &[0.5, 2.0]));
+    folder.write("short.npy", &npy_f32(&[4], &[1.0; 4]));
+    folder.write("labels.npy", &integers(&[2, 0]));
+    folder.write("far.npy", &integers(&[2, 9]));
+    let inputs_alone = folder.list();
+    let mut run: Vec<&str> = Vec::new();
+    for way in WAYS {
+        for &op in way.ops {
+            run.push(op);
+            let call = |wrong: Option<(&str, &str)>| {
+                let mut args: Vec<String> = ["run", op, "--device", "cpu", "--check"].map(String::from).to_vec();
+                let mut add = |option: &str, value: String| args.extend([option.to_string(), value]);
+                let replaced = wrong.filter(|w| w.0 == "--input").and_then(|w| w.1.split_once('='));
+                for (name, file) in way.inputs {
+                    if replaced.is_none_or(|(wrong, _)| wrong != *name) {
+                        add("--input", folder.arg(name, &format!("{file}.npy")));
+                    }
+                }
+                for setting in way.settings {
+                    add("--set", setting.to_string());
+                }
+                for (name, _) in way.outputs {
+                    add("--output", folder.arg(name, &format!("out_{name}.npy")));
+                }
+                match wrong {
+                    Some((option @ ("--input" | "--output"), value)) => {
+                        let (name, file) = value.split_once('=').expect("a name and a file");
+                        add(option, folder.arg(name, &format!("{file}.npy")));
+                    }
+                    Some((option, value)) => add(option, value.to_string()),
+                    None => {}
+                }
+                args
+            };
+            let said = stdout(&succeeds(&call(None)));
+            assert!(said.contains("agrees with the CPU reference"), "{op}: {said}");
+            for (name, shape) in way.outputs {
+                let file = std::fs::File::open(folder.path(&format!("out_{name}.npy"))).expect("the output is written");
+                let file = npyz::NpyFile::new(std::io::BufReader::new(file)).expect("valid npy");
+                let got: Vec<usize> = file.shape().iter().map(|&n| n as usize).collect();
+                assert_eq!(got, *shape, "{op}: {name}");
+                folder.write(&format!("out_{name}.npy"), b"from before");
+            }
+            let (option, value, part) = way.wrong;
+            let before = folder.list();
+            refuses(&call(Some((option, value))), &[part]);
+            assert_eq!(folder.list(), before, "{op}");
+            for (name, _) in way.outputs {
+                let path = folder.path(&format!("out_{name}.npy"));
+                assert_eq!(std::fs::read(&path).unwrap(), b"from before", "{op}: {name}");
+                std::fs::remove_file(path).unwrap();
+            }
+            assert_eq!(folder.list(), inputs_alone, "{op}");
+        }
+    }
+    let mut all = all_operations();
+    all.sort();
+    run.sort_unstable();
+    assert_eq!(run, all, "operations without a way to run them here");
+}

@@ -145,6 +145,7 @@ pub(super) enum Place {
     /// In `x`.
     Apart,
     /// Where the gradient goes.
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "its one-shot blocks"))]
     InPlace,
 }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recording};
 use crate::job::{self, BoundJob, Job, Simple, allocate, append, checked_rows, elements};
 use crate::ops::softmax::{SoftmaxKind, SoftmaxOptions};
+#[cfg(not(target_arch = "wasm32"))]
 use crate::tensor::check_len;
 use std::borrow::Cow;
 use std::ops::Range;

@@ -191,7 +191,6 @@ impl Case {
     ///
     /// # Errors
     /// What the computation refuses; inside, the first element that is wrong.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         match self.dtype {
             DType::F32 => self.run_as::<f32>(context),
@@ -200,7 +199,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
         self.run_on(context, &data)
@@ -210,7 +208,6 @@ impl Case {
     ///
     /// # Errors
     /// Those of [`Case::run`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run_on<T: Element>(
         &self,
         context: &Context,
@@ -253,7 +250,6 @@ impl Case {
     ///
     /// # Errors
     /// Those of [`super::reduce`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
         let input = self.input(data);
         let problem = Problem::new(self.kind, &input, &self.options)?.with_chunk(self.chunk);
@@ -264,7 +260,6 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
         match self.dtype {
             DType::F32 => self.compute_checked_as::<f32>(context),
@@ -273,7 +268,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
         let input = self.input(&data);
@@ -346,7 +340,6 @@ impl Case {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 fn mismatch(error: Error) -> Result<Mismatch> {
     match error {
         Error::Mismatch {
@@ -361,7 +354,6 @@ fn mismatch(error: Error) -> Result<Mismatch> {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl crate::verify::Case for Case {
     fn op(&self) -> &'static str {
         if self.backward {

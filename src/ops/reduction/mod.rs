@@ -38,6 +38,7 @@
 //! Golub and LeVeque (1979).
 
 pub mod bounds;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;

@@ -8,10 +8,14 @@ use crate::accuracy::check;
 use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Recording};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Recording;
+use crate::gpu::{BufferView, Gpu};
 use crate::job::{self, BoundJob, Job, Simple, allocate, append, checked_rows, elements};
 use crate::rows::{RowDim, RowMap, contiguous_strides, element_count};
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
 use std::collections::VecDeque;
 
 /// Input of a reduction in host memory.
@@ -90,6 +94,7 @@ impl<'a, T: Element> Problem<'a, T> {
         })
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_chunk(mut self, chunk: Option<usize>) -> Self {
         self.chunk = chunk;
         self
@@ -112,6 +117,7 @@ impl<'a, T: Element> Problem<'a, T> {
         reference::row(self.kind, &x, &second, self.options.correction)
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
@@ -461,6 +467,7 @@ impl<T: Element> Job for Problem<'_, T> {
 
 impl<T: Element> Problem<'_, T> {
     /// Records the call on a device.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
         Ok(self.bound_on(gpu)?.0.into_recording())
     }
