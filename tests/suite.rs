@@ -73,3 +73,5 @@ mod reduction;
 mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;
+#[path = "suite/sparse.rs"]
+mod sparse;

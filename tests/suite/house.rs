@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &str)] = &[
     // The judge of results, and numbers for cases.
     ("accuracy", "element"),
     ("random", ""),
-    ("sparse", "error element rows"),
+    ("sparse", "error float element rows"),
     // What is true without a GPU: oracles and CPU kernels, with the options of their operation.
     ("reference", "error element float rows accuracy sparse ops solve"),
     // The probe draws its samples.
