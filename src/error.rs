@@ -75,6 +75,40 @@ pub enum Error {
         /// The label that is ignored.
         ignore_index: Option<i64>,
     },
+    /// Parts that are no valid compressed-row matrix.
+    #[error("row {row} of a CSR matrix: {defect}")]
+    Csr {
+        /// The first row with a defect.
+        row: usize,
+        /// What is wrong with it.
+        defect: CsrDefect,
+    },
+    /// A text file is not what its format asks for.
+    #[error("line {line}: expected {expected}, got {got}")]
+    Parse {
+        /// Line of the file, from 1.
+        line: u64,
+        /// What would have been right.
+        expected: String,
+        /// What is there.
+        got: String,
+    },
+    /// What went wrong with a file.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        source: Box<Error>,
+    },
+    /// The system could not read or write.
+    #[error("{message}")]
+    Io {
+        /// The system's kind of error.
+        kind: std::io::ErrorKind,
+        /// The system's words.
+        message: String,
+    },
     /// Two tensors have different storage types where one was expected.
     #[error("{what}: expected storage type {expected}, got {got}")]
     DTypeMismatch {
@@ -150,7 +184,108 @@ pub enum Error {
     Wgpu(String),
 }
 
+/// What can be wrong with a compressed-row matrix.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CsrDefect {
+    /// There must be one pointer more than rows.
+    #[error("expected {expected} row pointers, got {got}")]
+    RowPtrLength {
+        /// Rows + 1.
+        expected: usize,
+        /// How many came.
+        got: usize,
+    },
+    /// Columns and values must be equally many.
+    #[error("{columns} columns but {values} values")]
+    ValuesLength {
+        /// Number of column indices.
+        columns: usize,
+        /// Number of values.
+        values: usize,
+    },
+    /// The first pointer must be 0.
+    #[error("the first row pointer is {got}, not 0")]
+    RowPtrStart {
+        /// What it is.
+        got: u32,
+    },
+    /// Pointers must not fall.
+    #[error("row pointers fall from {this} to {next}")]
+    RowPtrOrder {
+        /// Where the row begins.
+        this: u32,
+        /// Where it would end.
+        next: u32,
+    },
+    /// The last pointer must be the number of entries.
+    #[error("the row ends at entry {got} of {entries}")]
+    RowPtrEnd {
+        /// Number of entries.
+        entries: usize,
+        /// The pointer.
+        got: u32,
+    },
+    /// A column index beyond the matrix.
+    #[error("column {column} of a matrix with {cols} columns")]
+    ColumnOutOfRange {
+        /// The column.
+        column: usize,
+        /// Number of columns.
+        cols: usize,
+    },
+    /// Columns must ascend within a row.
+    #[error("column {column} stands after column {after}")]
+    Unsorted {
+        /// The column.
+        column: usize,
+        /// The one before it.
+        after: usize,
+    },
+    /// A column stands twice in a row.
+    #[error("column {column} stands twice")]
+    Duplicate {
+        /// The column.
+        column: usize,
+    },
+    /// Values must be finite.
+    #[error("column {column} has the value {value}")]
+    NonFinite {
+        /// The column.
+        column: usize,
+        /// The value.
+        value: f64,
+    },
+    /// A value does not fit the type that it is narrowed to.
+    #[error("column {column} has the value {value:e}, beyond {largest:e}; allow it or scale the matrix")]
+    Overflow {
+        /// The column.
+        column: usize,
+        /// The value.
+        value: f64,
+        /// The largest finite number of the type.
+        largest: f64,
+    },
+}
+
+impl From<std::io::Error> for Error {
+    fn from(e: std::io::Error) -> Error {
+        Error::Io {
+            kind: e.kind(),
+            message: e.to_string(),
+        }
+    }
+}
+
 impl Error {
+    /// Names the file that an error is about.
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        Error::File {
+            path: path.display().to_string(),
+            source: Box::new(self),
+        }
+    }
+
     /// Shape error with formatted parts.
     pub(crate) fn shape(what: impl Into<String>, expected: impl Into<String>, got: impl Into<String>) -> Self {
         Error::Shape {

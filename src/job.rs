@@ -19,11 +19,24 @@ pub(crate) trait Job {
     /// Computes on the CPU path.
     fn on_cpu(&self) -> Result<Self::Output>;
 
-    /// Uploads the inputs and binds the call to buffers of its own.
+    /// Uploads the inputs and binds the call to buffers of its own: all of it or, where the device's largest buffer does not hold
+    /// that, the first part.
     fn bind(&self, gpu: &Gpu) -> Result<Self::Bound>;
 
-    /// Results from the bytes of the output buffers, in the order of [`BoundJob::outputs`].
+    /// Makes a part that is done the next one, in new buffers. Whether there was one.
+    fn bind_next(&self, _gpu: &Gpu, _bound: &mut Self::Bound) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Results of a part from the bytes of the output buffers, in the order of [`BoundJob::outputs`].
     fn decode(&self, outputs: &[&[u8]]) -> Result<Self::Output>;
+
+    /// The result from those of the parts, in order; asked for where there are several.
+    fn join(&self, parts: Vec<Self::Output>) -> Result<Self::Output> {
+        let what = format!("{} in {} parts", self.name(), parts.len());
+        let reason = "it is done in one".into();
+        parts.into_iter().next().ok_or(Error::Unsupported { what, reason })
+    }
 
     /// Recomputes elements of a device's result by the oracle and compares. `bound` is absent for a result of the CPU path.
     fn cross_check(&self, how: CrossCheck, output: &Self::Output, bound: Option<&Self::Bound>) -> Result<()>;
@@ -38,6 +51,7 @@ pub(crate) trait BoundJob {
 }
 
 /// A recording and its outputs, where there is nothing more to know.
+#[derive(Default)]
 pub(crate) struct Simple {
     pub recording: Recording,
     pub outputs: Vec<(wgpu::Buffer, u64)>,
@@ -53,16 +67,18 @@ impl BoundJob for Simple {
     }
 }
 
-/// A call under way on a device.
-struct Started<B> {
-    bound: B,
+/// A part of a call under way on a device.
+struct Started {
     readback: Readback,
     lengths: Vec<u64>,
 }
 
-fn start<J: Job>(job: &J, gpu: &Gpu) -> Result<Started<J::Bound>> {
+fn begin<J: Job>(job: &J, gpu: &Gpu) -> Result<J::Bound> {
     gpu.check_alive()?;
-    let bound = job.bind(gpu)?;
+    job.bind(gpu)
+}
+
+fn start<J: Job>(job: &J, gpu: &Gpu, bound: &J::Bound) -> Result<Started> {
     let label = wgpu::CommandEncoderDescriptor {
         label: Some(job.name()),
     };
@@ -71,24 +87,33 @@ fn start<J: Job>(job: &J, gpu: &Gpu) -> Result<Started<J::Bound>> {
     let outputs = bound.outputs();
     let lengths = outputs.iter().map(|(_, len)| *len).collect();
     let readback = gpu.read_back_all(encoder, &outputs)?;
-    Ok(Started {
-        bound,
-        readback,
-        lengths,
-    })
+    Ok(Started { readback, lengths })
 }
 
-fn finish<J: Job>(job: &J, context: &Context, outcome: Result<(Vec<u8>, Vec<u64>, J::Bound)>) -> Result<J::Output> {
+fn decode<J: Job>(job: &J, bytes: &[u8], lengths: &[u64]) -> Result<J::Output> {
+    let mut rest = bytes;
+    let mut outputs = Vec::with_capacity(lengths.len());
+    for &len in lengths {
+        let (output, after) = rest.split_at(len.next_multiple_of(4) as usize);
+        outputs.push(&output[..len as usize]);
+        rest = after;
+    }
+    job.decode(&outputs)
+}
+
+/// What came of a call on a device: the results of its parts, and the last of them as it was bound.
+type Outcome<J> = Result<(Vec<<J as Job>::Output>, <J as Job>::Bound)>;
+
+fn finish<J: Job>(job: &J, context: &Context, outcome: Outcome<J>) -> Result<J::Output> {
     match outcome {
-        Ok((bytes, lengths, bound)) => {
-            let mut rest = bytes.as_slice();
-            let mut parts = Vec::with_capacity(lengths.len());
-            for len in lengths {
-                let (part, after) = rest.split_at(len.next_multiple_of(4) as usize);
-                parts.push(&part[..len as usize]);
-                rest = after;
-            }
-            let output = job.decode(&parts)?;
+        Ok((mut parts, bound)) => {
+            let output = match parts.pop() {
+                Some(only) if parts.is_empty() => only,
+                last => {
+                    parts.extend(last);
+                    job.join(parts)?
+                }
+            };
             job.cross_check(context.cross_check(), &output, Some(&bound))?;
             Ok(output)
         }
@@ -106,8 +131,18 @@ pub(crate) fn run<J: Job>(job: &J, context: &Context) -> Result<J::Output> {
     let Some(gpu) = context.gpu() else {
         return job.on_cpu();
     };
-    let outcome = start(job, gpu).and_then(|s| Ok((s.readback.wait()?, s.lengths, s.bound)));
-    finish(job, context, outcome)
+    let on_device = || {
+        let mut bound = begin(job, gpu)?;
+        let mut parts = Vec::new();
+        loop {
+            let started = start(job, gpu, &bound)?;
+            parts.push(decode(job, &started.readback.wait()?, &started.lengths)?);
+            if !job.bind_next(gpu, &mut bound)? {
+                return Ok((parts, bound));
+            }
+        }
+    };
+    finish(job, context, on_device())
 }
 
 /// As [`run`], under any executor.
@@ -115,11 +150,18 @@ pub(crate) async fn run_async<J: Job>(job: &J, context: &Context) -> Result<J::O
     let Some(gpu) = context.gpu() else {
         return job.on_cpu();
     };
-    let outcome = match start(job, gpu) {
-        Ok(s) => s.readback.ready().await.map(|bytes| (bytes, s.lengths, s.bound)),
-        Err(e) => Err(e),
+    let on_device = async {
+        let mut bound = begin(job, gpu)?;
+        let mut parts = Vec::new();
+        loop {
+            let started = start(job, gpu, &bound)?;
+            parts.push(decode(job, &started.readback.ready().await?, &started.lengths)?);
+            if !job.bind_next(gpu, &mut bound)? {
+                return Ok((parts, bound));
+            }
+        }
     };
-    finish(job, context, outcome)
+    finish(job, context, on_device.await)
 }
 
 /// Runs a call and holds the result to the oracle, on the CPU path too.
@@ -137,14 +179,26 @@ pub(crate) fn elements<T: Element>(bytes: &[u8]) -> Vec<T> {
     bytemuck::pod_collect_to_vec::<u8, T>(bytes)
 }
 
-/// A vector of default elements, or a typed error where host memory does not suffice.
-pub(crate) fn allocate<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
-    let mut values = Vec::new();
-    values.try_reserve_exact(count).map_err(|_| Error::Limit {
+/// Appends a part of a result that has `total` elements in the end.
+pub(crate) fn append<T>(all: &mut Vec<T>, part: Vec<T>, total: usize) -> Result<()> {
+    all.try_reserve_exact(total.saturating_sub(all.len()))
+        .map_err(|_| no_memory::<T>(total))?;
+    all.extend(part);
+    Ok(())
+}
+
+fn no_memory<T>(count: usize) -> Error {
+    Error::Limit {
         what: "bytes of the result in host memory",
         need: (count as u64).saturating_mul(std::mem::size_of::<T>() as u64),
         have: isize::MAX as u64,
-    })?;
+    }
+}
+
+/// A vector of default elements, or a typed error where host memory does not suffice.
+pub(crate) fn allocate<T: Clone + Default>(count: usize) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(count).map_err(|_| no_memory::<T>(count))?;
     values.resize(count, T::default());
     Ok(values)
 }

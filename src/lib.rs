@@ -26,6 +26,7 @@ pub mod ops;
 #[doc(hidden)]
 pub mod random;
 pub mod rows;
+pub mod sparse;
 pub mod tensor;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod verify;
@@ -34,6 +35,7 @@ pub mod verify;
 pub use context::devices;
 pub use context::{Context, ContextOptions, CrossCheck, OnDeviceLost, devices_async};
 pub use element::{DType, Element, Storable, bf16, f16};
+pub use error::CsrDefect;
 pub use error::{Error, Result};
 pub use gpu::probe;
 pub use gpu::{BufferView, Choice, DeviceInfo, DeviceKind, DeviceSelector, Gpu, recommended_limits, required_features};
@@ -79,6 +81,7 @@ pub use ops::unscale::{
     BoundUnscale, Gradient, HostLossScaler, LossScaler, LossScalerOptions, LossScalerState, Unscale, UnscaleOptions,
     UnscaleReport, UnscaleViews, unscale_async,
 };
+pub use sparse::{Coo, Csr, Dense};
 pub use tensor::{Chain, Tensor, TensorMut, TensorRef};
 pub use wgpu;
 

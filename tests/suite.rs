@@ -6,9 +6,13 @@ mod activation;
 mod adapters;
 #[path = "suite/audit.rs"]
 mod audit;
+#[path = "suite/backward.rs"]
+mod backward;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/conformance.rs"]
+mod conformance;
 #[path = "suite/layer_norm.rs"]
 mod cpu_layer_norm;
 #[path = "suite/cpu_softmax.rs"]
@@ -23,6 +27,8 @@ mod float;
 mod gpu_activation;
 #[path = "suite/gpu_audit.rs"]
 mod gpu_audit;
+#[path = "suite/gpu_beyond_a_buffer.rs"]
+mod gpu_beyond_a_buffer;
 #[path = "suite/gpu_chains.rs"]
 mod gpu_chains;
 #[path = "suite/gpu_cross_entropy.rs"]
@@ -71,3 +77,5 @@ mod reduction;
 mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;
+#[path = "suite/sparse.rs"]
+mod sparse;

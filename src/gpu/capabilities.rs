@@ -86,7 +86,8 @@ impl Capabilities {
                 .max_compute_invocations_per_workgroup
                 .min(limits.max_compute_workgroup_size_x),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
-            max_binding: limits.max_storage_buffer_binding_size,
+            // What is bound lies in a buffer.
+            max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
             max_buffer: limits.max_buffer_size,
             storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment).max(16),
             uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment).max(16),

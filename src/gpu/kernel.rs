@@ -151,6 +151,7 @@ pub struct Step {
 }
 
 /// Dispatches with everything they need, bound once and recorded any number of times.
+#[derive(Default)]
 pub struct Recording {
     pub(crate) label: &'static str,
     pub(crate) steps: Vec<Step>,

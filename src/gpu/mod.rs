@@ -195,6 +195,10 @@ impl Gpu {
         &self.inner.capabilities
     }
 
+    #[cfg_attr(
+        target_arch = "wasm32",
+        expect(dead_code, reason = "in a browser the event loop does the waiting")
+    )]
     pub(crate) fn timeout(&self) -> Duration {
         self.inner.timeout
     }

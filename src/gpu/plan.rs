@@ -55,7 +55,7 @@ pub(crate) struct Window {
 }
 
 /// Cuts the rows of `tensors` (all with the same dimension sizes) into windows. With `pin_last` the innermost row
-/// dimension is kept apart, so that a kernel finds it as size 0.
+/// dimension, the chunks of a row, is kept apart, so that a kernel finds it as size 0; windows need not follow in its order then.
 pub(crate) fn plan_windows(tensors: &[Planned<'_>], budget: &Budget, pin_last: bool) -> Result<Vec<Window>> {
     let Some(first) = tensors.first() else {
         return Ok(Vec::new());
@@ -97,8 +97,49 @@ pub(crate) fn plan_windows(tensors: &[Planned<'_>], budget: &Budget, pin_last: b
     }
     let starts: Vec<usize> = tensors.iter().map(|t| t.rows.offset).collect();
     let mut windows = Vec::new();
-    cut(tensors, budget, &dims, len, &starts, 0, &mut windows)?;
+    let together = if pin_last {
+        chunks_together(tensors, budget, &dims)
+    } else {
+        usize::MAX
+    };
+    let chunks = dims.last().map_or(1, |pinned| pinned[0].size);
+    if together >= chunks {
+        cut(tensors, budget, &dims, len, &starts, 0, &mut windows)?;
+        return Ok(windows);
+    }
+    for begin in (0..chunks).step_by(together) {
+        let count = together.min(chunks - begin);
+        let mut starts = starts.clone();
+        for (pinned, start) in dims.last_mut().into_iter().flatten().zip(&mut starts) {
+            pinned.size = count;
+            *start += begin * pinned.stride;
+        }
+        let done = windows.len();
+        cut(tensors, budget, &dims, len, &starts, 0, &mut windows)?;
+        // Numbered among these chunks so far.
+        for window in &mut windows[done..] {
+            let (row, chunk) = (window.first_row / count, window.first_row % count);
+            window.first_row = row * chunks + begin + chunk;
+        }
+    }
     Ok(windows)
+}
+
+/// Chunks of a row that should share a window. Rows that lie interleaved, each longer than a binding, would otherwise get a window a row
+/// and chunk; but a few chunks of very many such rows lie close together.
+fn chunks_together(tensors: &[Planned<'_>], budget: &Budget, dims: &[Vec<RowDim>]) -> usize {
+    let Some((pinned, others)) = dims.split_last() else {
+        return usize::MAX;
+    };
+    let mut together = usize::MAX;
+    for (t, tensor) in tensors.iter().enumerate() {
+        let interleaved = others.iter().any(|d| (1..pinned[t].stride).contains(&d[t].stride));
+        let step = (pinned[t].stride as u64).saturating_mul(tensor.element);
+        if interleaved && step.saturating_mul(pinned[t].size as u64) > budget.binding / 2 {
+            together = together.min((budget.binding / 2 / step).max(1) as usize);
+        }
+    }
+    together
 }
 
 /// Bytes from the start of the first element to the end of the last.
@@ -333,6 +374,41 @@ mod tests {
         check(&map, &plan(&map, &budget()), &budget());
         let transposed = RowMap::strided(&[4, 3, 5], &[5, 20, 1], 0, 2);
         check(&transposed, &plan(&transposed, &budget()), &budget());
+    }
+
+    /// Rows beside each other that all pass a binding: windows of many rows, not one for each.
+    #[test]
+    fn interleaved_rows_share_windows() {
+        // 9 elements a row, 50,000 apart: 3 chunks of 4.
+        let columns = 50_000;
+        let map = RowMap {
+            offset: 3,
+            dims: [(1, 0), (columns, 1), (3, 4 * columns)]
+                .map(|(size, stride)| RowDim { size, stride })
+                .to_vec(),
+            len: 4,
+            len_stride: columns,
+        };
+        let planned = Planned {
+            rows: &map,
+            element: 4,
+            buffer: map.end() as u64 * 4,
+        };
+        let windows = plan_windows(&[planned], &budget(), true).unwrap();
+        assert!(windows.len() <= 6, "{} windows", windows.len());
+        let mut seen = vec![0; map.rows()];
+        for w in &windows {
+            let part = &w.parts[0];
+            assert!(part.size <= budget().binding);
+            for r in 0..w.rows {
+                let (chunk, column) = (r % w.sizes[0] as usize, r / w.sizes[0] as usize);
+                let number = w.first_row / 3 * 3 + column * 3 + w.first_row % 3 + chunk;
+                let at = part.base as usize + chunk * part.strides[0] as usize + column * part.strides[1] as usize;
+                assert_eq!(at + part.offset as usize / 4, map.start(number));
+                seen[number] += 1;
+            }
+        }
+        assert!(seen.iter().all(|&n| n == 1));
     }
 
     #[test]

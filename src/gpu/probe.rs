@@ -9,6 +9,7 @@ use super::Gpu;
 use super::source::lib;
 use crate::element::DType;
 use crate::error::Result;
+use crate::random::Random;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::hint::black_box;
@@ -218,23 +219,7 @@ const ITERATIONS: u32 = 100_000;
 const STRAY_WORDS: u32 = 64;
 const STRAY_INDEX: u32 = 1000;
 
-/// SplitMix64.
-struct Random(u64);
-
 impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In [0, 1).
-    fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 * 2f64.powi(-53)
-    }
-
     fn uniform(&mut self, low: f32, high: f32) -> f32 {
         (f64::from(low) + self.unit() * (f64::from(high) - f64::from(low))) as f32
     }
@@ -353,7 +338,7 @@ const fn ours(
 
 impl Sweep {
     fn operands(&self) -> (Vec<f32>, Vec<f32>) {
-        let mut random = Random(u64::from(self.op) + 1);
+        let mut random = Random::new(u64::from(self.op) + 1);
         (0..SAMPLES).map(|_| (self.samples)(&mut random)).unzip()
     }
 
@@ -559,7 +544,7 @@ fn special_fact(slot: usize, bits: u32) -> Fact {
 
 /// Operands of the transforms: exponents close enough that f64 holds sums and products exactly.
 fn pairs() -> (Vec<f32>, Vec<f32>) {
-    let mut random = Random(77);
+    let mut random = Random::new(77);
     (0..PAIRS)
         .map(|_| (random.signed_binades(-12, 12), random.signed_binades(-12, 12)))
         .unzip()

@@ -22,6 +22,10 @@ pub struct Readback {
     gpu: Gpu,
     staging: wgpu::Buffer,
     len: u64,
+    #[cfg_attr(
+        target_arch = "wasm32",
+        expect(dead_code, reason = "in a browser the event loop does the waiting")
+    )]
     submission: wgpu::SubmissionIndex,
 }
 

@@ -28,7 +28,36 @@ pub fn shader_variants() -> Vec<(String, String)> {
     .concat()
 }
 
-/// Whether a case of the operation `op` is meant by `name`: the operation itself or its gradient; without a name, all are.
+/// Whether a case of the operation `op` is meant by `name`: the operation itself, its gradient, the two ways to one result that
+/// `bench` compares, the norms by any order; without a name, all are.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn is_meant(op: &str, name: Option<&str>) -> bool {
-    name.is_none_or(|name| op == name || op.strip_suffix("_backward") == Some(name))
+    let Some(name) = name else { return true };
+    let Some(rest) = op.strip_prefix(name) else {
+        return false;
+    };
+    let rest = rest.strip_suffix("_backward").unwrap_or(rest);
+    matches!(rest, "" | "_fused" | "_unfused") || (name == "norm" && matches!(rest, "_l1" | "_l2" | "_max"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_meant;
+
+    #[test]
+    fn names_mean_their_gradients_too() {
+        for (op, name, meant) in [
+            ("softmax", "softmax", true),
+            ("softmax_backward", "softmax", true),
+            ("log_softmax", "softmax", false),
+            ("cross_entropy_unfused", "cross_entropy", true),
+            ("norm_l2_backward", "norm", true),
+            ("norm_l2", "norm_l2", true),
+            ("sum_square", "sum", false),
+            ("softmax", "softmax_backward", false),
+        ] {
+            assert_eq!(is_meant(op, Some(name)), meant, "{op} {name}");
+        }
+        assert!(is_meant("sum", None));
+    }
 }

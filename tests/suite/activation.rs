@@ -84,6 +84,16 @@ pub fn judged<T: Element>(
         .unwrap_or_else(|m| panic!("{what}: {} of {:e}: {m}", kind.name(), x[m.index].to_f32()))
 }
 
+/// Operations of the data sets that are tested here: of ONNX and WebNN, and of the hard rows.
+pub const ONNX: [&str; 3] = ["Sigmoid", "Softplus", "webnn.sigmoid"];
+pub const HARD: [&str; 2] = ["sigmoid", "bce_with_logits"];
+
+/// Names of the cases of these operations.
+pub fn names(test: &str, folder: &str, wanted: &[&str]) -> Vec<String> {
+    let name = |(_, case): (PathBuf, serde_json::Value)| case["file"].as_str().unwrap().to_string();
+    cases(test, folder, wanted).into_iter().map(name).collect()
+}
+
 /// A case of the data sets: where it lies and what its index says of it.
 fn cases(test: &str, folder: &str, wanted: &[&str]) -> Vec<(PathBuf, serde_json::Value)> {
     let Some(shared) = shared_data(test) else {
@@ -186,7 +196,7 @@ pub fn onnx(what: &str, runner: &impl Runner) {
             );
         }
     }
-    for (file, case) in cases(what, "onnx", &["Sigmoid", "Softplus", "webnn.sigmoid"]) {
+    for (file, case) in cases(what, "onnx", &ONNX) {
         let kind = match case["op"].as_str().unwrap() {
             "Softplus" => ActivationKind::Softplus,
             _ => ActivationKind::Sigmoid,
@@ -248,7 +258,7 @@ pub fn hard_sigmoid(what: &str, runner: &impl Runner) {
             );
         }
     }
-    for (file, case) in cases(what, "hard_rows", &["sigmoid"]) {
+    for (file, case) in cases(what, "hard_rows", &HARD[..1]) {
         match case["params"]["storage"].as_str().unwrap() {
             "f16" => one::<f16>(what, runner, &file),
             "bf16" => one::<bf16>(what, runner, &file),
@@ -328,7 +338,7 @@ pub fn hard_bce(what: &str, runner: &impl Runner) {
         let true_grads: Vec<f64> = grads.iter().map(|e| e.value).collect();
         check(&got_grad, &true_grads, &allowed).unwrap_or_else(|m| panic!("{what}: gradient: {m}"));
     }
-    for (file, case) in cases(what, "hard_rows", &["bce_with_logits"]) {
+    for (file, case) in cases(what, "hard_rows", &HARD[1..]) {
         let reduction = case["params"]["reduction"].as_str().unwrap().parse().unwrap();
         match case["params"]["storage"].as_str().unwrap() {
             "f16" => one::<f16>(what, runner, &file, reduction),

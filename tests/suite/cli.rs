@@ -68,6 +68,12 @@ impl Folder {
         self.0.path().join(name)
     }
 
+    /// The same file by another path.
+    fn detour(&self, name: &str) -> PathBuf {
+        let own = self.0.path().file_name().expect("a name");
+        self.0.path().join("..").join(own).join(name)
+    }
+
     /// `name=folder/file` for `--input` and `--output`.
     fn arg(&self, name: &str, file: &str) -> String {
         format!("{name}={}", self.path(file).display())
@@ -208,6 +214,72 @@ fn wrong_words_get_one_line() {
     }
 }
 
+/// Reports that would replace each other, or cannot be written, are refused before anything is measured.
+#[test]
+fn reports_are_refused_early() {
+    let folder = Folder::new();
+    let text = |path: PathBuf| path.display().to_string();
+    let (one, same) = (text(folder.path("one")), text(folder.detour("one")));
+    refuses(
+        &["bench", "--device", "cpu", "--json", &one, "--csv", &same],
+        &["both --json and --csv"],
+    );
+    refuses(
+        &["bench", "--device", "cpu", "--csv", &one, "--svg", &same],
+        &["both --csv and --svg"],
+    );
+    refuses(&["bench", "--device", "cpu", "--csv", "-"], &["--csv -", "only --json"]);
+    let nowhere = text(folder.path("nowhere/x.json"));
+    for command in ["devices", "probe", "verify", "bench"] {
+        refuses(&[command, "--json", &nowhere], &["there is no folder"]);
+    }
+    assert!(folder.list().is_empty());
+}
+
+/// f64 is audited as f32, but what only f32 cannot hold is neither zero nor infinite.
+#[test]
+fn audit_of_f64_keeps_classes() {
+    let folder = Folder::new();
+    let values = [1e-300, 1e300, 1.0, 0.0, 5e-324, -1e39];
+    let bytes: Vec<u8> = values.iter().flat_map(|v: &f64| v.to_le_bytes()).collect();
+    folder.write(
+        "m.safetensors",
+        &safetensors(&[("t", safetensors::Dtype::F64, vec![6], bytes)]),
+    );
+    let path = folder.path("m.safetensors").display().to_string();
+    let output = succeeds(&["audit", &path, "--device", "cpu", "--json", "-"]);
+    assert!(
+        stderr(&output).contains("2 values beyond its range"),
+        "{}",
+        stderr(&output)
+    );
+    let json: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let tensor = &json["tensors"][0];
+    for (key, expected) in [
+        ("zeros", 1),
+        ("positive_infinities", 0),
+        ("negative_infinities", 0),
+        ("nans", 0),
+    ] {
+        assert_eq!(tensor[key], expected, "{key}");
+    }
+    assert_eq!(tensor["f16"]["overflows"], 2);
+    assert_eq!(tensor["f16"]["vanishes"], 2);
+    assert_eq!(tensor["max_magnitude"].as_f64(), Some(f64::from(f32::MAX)));
+}
+
+/// A gap in the numbers of gradients is a slip.
+#[test]
+fn unscale_wants_every_gradient() {
+    let folder = Folder::new();
+    folder.write("g.npy", &npy_f32(&[3], &ramp(3)));
+    let (g0, g2) = (folder.arg("g0", "g.npy"), folder.arg("g2", "g.npy"));
+    refuses(
+        &["run", "unscale", "--input", &g0, "--input", &g2],
+        &["needs an input g1"],
+    );
+}
+
 #[test]
 fn wrong_usage_is_said_in_one_line() {
     let folder = Folder::new();
@@ -228,6 +300,15 @@ fn wrong_usage_is_said_in_one_line() {
     refuses(&run(&["--input", &x]), &["given twice"]);
     refuses(&run(&["--output", "z=a.npy"]), &["--output z", "y, grad"]);
     refuses(&run(&["--output", "y=a.txt"]), &["a.txt", "expected y.npy"]);
+    // One file under two spellings: the second result would replace the first.
+    let (y, grad) = (
+        folder.arg("y", "one.npy"),
+        format!("grad={}", folder.detour("one.npy").display()),
+    );
+    refuses(
+        &run(&["--output", &y, "--output", &grad]),
+        &["is the file of both y and grad"],
+    );
     refuses(&run(&["--set", "axes=0"]), &["axes", "axis, scale, causal, masked"]);
     refuses(&run(&["--set", "axis=2"]), &["axis", "2"]);
     refuses(&run(&["--set", "axis=-3"]), &["axis", "-3"]);
@@ -1107,4 +1188,206 @@ fn unscales_tensors_by_their_names() {
         &["scale=0", "positive"],
     );
     refuses(&["run", "unscale", "--input", "g01=a.npy"], &["g01"]);
+}
+
+// ---- Every operation of `run` ----
+
+/// A way to run some operations, and a way to run them wrongly.
+struct Way {
+    ops: &'static [&'static str],
+    /// Inputs by name and file.
+    inputs: &'static [(&'static str, &'static str)],
+    settings: &'static [&'static str],
+    /// Outputs by name and shape.
+    outputs: &'static [(&'static str, &'static [usize])],
+    /// An option and its value that do not fit, and what the line says. An input takes the place of that of its name.
+    wrong: (&'static str, &'static str, &'static str),
+}
+
+const TABLE: [usize; 2] = [2, 3];
+
+const WAYS: &[Way] = &[
+    Way {
+        ops: &["softmax", "log_softmax"],
+        inputs: &[("x", "x"), ("mask", "row"), ("upstream", "x")],
+        settings: &["axis=0"],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "upstream=row", "upstream"),
+    },
+    Way {
+        ops: &["logsumexp"],
+        inputs: &[("x", "x")],
+        settings: &["axes=0,1", "upstream=2"],
+        outputs: &[("y", &[]), ("grad", &TABLE)],
+        wrong: ("--set", "scale=inf", "finite"),
+    },
+    Way {
+        ops: &["cross_entropy"],
+        inputs: &[("x", "x"), ("target", "labels"), ("weight", "row")],
+        settings: &["reduction=none", "z_loss=0.5"],
+        outputs: &[("loss", &[2]), ("log_prob", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "target=far", "label 1 is 9"),
+    },
+    Way {
+        ops: &["nll_loss"],
+        inputs: &[("x", "x"), ("target", "labels"), ("weight", "row")],
+        settings: &["ignore_index=2"],
+        outputs: &[("loss", &[]), ("grad", &TABLE)],
+        wrong: ("--input", "weight=short", "weight"),
+    },
+    Way {
+        ops: &["bce_with_logits"],
+        inputs: &[("x", "x"), ("target", "x"), ("weight", "row"), ("pos_weight", "row")],
+        settings: &["reduction=sum", "upstream=0.5"],
+        outputs: &[("loss", &[]), ("grad", &TABLE)],
+        wrong: ("--input", "target=row", "target"),
+    },
+    Way {
+        ops: &["sigmoid", "log_sigmoid", "softplus"],
+        inputs: &[("x", "x"), ("upstream", "x")],
+        settings: &[],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "upstream=row", "upstream"),
+    },
+    Way {
+        ops: &["sum", "mean"],
+        inputs: &[("x", "x"), ("upstream", "pair")],
+        settings: &["axes=-1", "mode=reproducible"],
+        outputs: &[("y", &[2]), ("grad", &TABLE)],
+        wrong: ("--set", "correction=1", "correction"),
+    },
+    Way {
+        ops: &["variance", "std"],
+        inputs: &[("x", "x")],
+        settings: &["axes=0", "keepdims=true", "correction=0"],
+        outputs: &[("y", &[1, 3]), ("grad", &TABLE)],
+        wrong: ("--input", "upstream=labels", "upstream"),
+    },
+    Way {
+        ops: &["norm"],
+        inputs: &[("x", "x")],
+        settings: &["ord=inf"],
+        outputs: &[("y", &[]), ("grad", &TABLE)],
+        wrong: ("--set", "axes=2", "axis"),
+    },
+    Way {
+        ops: &["min", "max", "sum_square", "log_sum"],
+        inputs: &[("x", "x")],
+        settings: &["axes=0"],
+        outputs: &[("y", &[3]), ("grad", &TABLE)],
+        wrong: ("--set", "keepdims=perhaps", "true or false"),
+    },
+    Way {
+        ops: &["dot"],
+        inputs: &[("x", "x"), ("x2", "x")],
+        settings: &["axes=1"],
+        outputs: &[("y", &[2]), ("grad", &TABLE)],
+        wrong: ("--input", "x2=row", "x2"),
+    },
+    Way {
+        ops: &["argmin", "argmax"],
+        inputs: &[("x", "x")],
+        settings: &["axes=1"],
+        outputs: &[("y", &[2])],
+        wrong: ("--output", "grad=grad", "no gradient"),
+    },
+    Way {
+        ops: &["layer_norm"],
+        inputs: &[("x", "x"), ("weight", "row"), ("bias", "row"), ("upstream", "x")],
+        settings: &["eps=0.001"],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "weight=short", "expected the shape [3]"),
+    },
+    Way {
+        ops: &["rms_norm"],
+        inputs: &[("x", "x"), ("weight", "row")],
+        settings: &["upstream=2"],
+        outputs: &[("y", &TABLE), ("grad", &TABLE)],
+        wrong: ("--input", "bias=row", "there is x, weight"),
+    },
+    Way {
+        ops: &["unscale"],
+        inputs: &[("g0", "x"), ("g1", "row")],
+        settings: &["scale=4"],
+        outputs: &[("g0", &TABLE), ("norm", &[]), ("found_nonfinite", &[])],
+        wrong: ("--set", "max_norm=-1", "positive"),
+    },
+];
+
+/// The operations that the program names when asked for one that it does not have.
+fn all_operations() -> Vec<String> {
+    let said = stderr(&macheps(&["run", "no such operation"]));
+    let (_, list) = said.split_once("there is ").expect("a list");
+    list.trim().split(", ").map(String::from).collect()
+}
+
+#[test]
+fn every_operation_runs_and_refuses() {
+    let folder = Folder::new();
+    let positive: Vec<f32> = (0..6).map(|i| 0.25 + (i * 5 % 6) as f32 * 0.125).collect();
+    let integers = |values: &[i64]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        npy("<i8", "False", &shape_text(&[values.len()]), &bytes)
+    };
+    folder.write("x.npy", &npy_f32(&TABLE, &positive));
+    folder.write("row.npy", &npy_f32(&[3], &[0.5, 2.0, 1.0]));
+    folder.write("pair.npy", &npy_f32(&[2], &[0.5, 2.0]));
+    folder.write("short.npy", &npy_f32(&[4], &[1.0; 4]));
+    folder.write("labels.npy", &integers(&[2, 0]));
+    folder.write("far.npy", &integers(&[2, 9]));
+    let inputs_alone = folder.list();
+    let mut run: Vec<&str> = Vec::new();
+    for way in WAYS {
+        for &op in way.ops {
+            run.push(op);
+            let call = |wrong: Option<(&str, &str)>| {
+                let mut args: Vec<String> = ["run", op, "--device", "cpu", "--check"].map(String::from).to_vec();
+                let mut add = |option: &str, value: String| args.extend([option.to_string(), value]);
+                let replaced = wrong.filter(|w| w.0 == "--input").and_then(|w| w.1.split_once('='));
+                for (name, file) in way.inputs {
+                    if replaced.is_none_or(|(wrong, _)| wrong != *name) {
+                        add("--input", folder.arg(name, &format!("{file}.npy")));
+                    }
+                }
+                for setting in way.settings {
+                    add("--set", setting.to_string());
+                }
+                for (name, _) in way.outputs {
+                    add("--output", folder.arg(name, &format!("out_{name}.npy")));
+                }
+                match wrong {
+                    Some((option @ ("--input" | "--output"), value)) => {
+                        let (name, file) = value.split_once('=').expect("a name and a file");
+                        add(option, folder.arg(name, &format!("{file}.npy")));
+                    }
+                    Some((option, value)) => add(option, value.to_string()),
+                    None => {}
+                }
+                args
+            };
+            let said = stdout(&succeeds(&call(None)));
+            assert!(said.contains("agrees with the CPU reference"), "{op}: {said}");
+            for (name, shape) in way.outputs {
+                let file = std::fs::File::open(folder.path(&format!("out_{name}.npy"))).expect("the output is written");
+                let file = npyz::NpyFile::new(std::io::BufReader::new(file)).expect("valid npy");
+                let got: Vec<usize> = file.shape().iter().map(|&n| n as usize).collect();
+                assert_eq!(got, *shape, "{op}: {name}");
+                folder.write(&format!("out_{name}.npy"), b"from before");
+            }
+            let (option, value, part) = way.wrong;
+            let before = folder.list();
+            refuses(&call(Some((option, value))), &[part]);
+            assert_eq!(folder.list(), before, "{op}");
+            for (name, _) in way.outputs {
+                let path = folder.path(&format!("out_{name}.npy"));
+                assert_eq!(std::fs::read(&path).unwrap(), b"from before", "{op}: {name}");
+                std::fs::remove_file(path).unwrap();
+            }
+            assert_eq!(folder.list(), inputs_alone, "{op}");
+        }
+    }
+    let mut all = all_operations();
+    all.sort();
+    run.sort_unstable();
+    assert_eq!(run, all, "operations without a way to run them here");
 }

@@ -1,6 +1,8 @@
 //! Test data from files: where it lies and how it is read.
 
-use macheps::element::{DType, Element};
+use macheps::element::DType;
+#[cfg(feature = "cli")]
+use macheps::element::Element;
 use safetensors::{Dtype, SafeTensors};
 use std::path::PathBuf;
 
@@ -36,6 +38,7 @@ pub struct Tensor {
 
 impl Tensor {
     /// The elements in a storage type, which must hold them exactly.
+    #[cfg(feature = "cli")]
     pub fn to<T: Element>(&self) -> Vec<T> {
         assert_eq!(self.dtype, Some(T::DTYPE));
         self.values.iter().map(|&v| T::from_f64(v)).collect()

@@ -569,9 +569,12 @@ fn shared(file: &str, names: &[&str]) -> Option<Vec<Vec<u32>>> {
     Some(names.iter().map(tensor).collect())
 }
 
+/// Files of the hard rows that are tested here.
+pub const CONVERSIONS: [&str; 2] = ["f32_to_16bit.safetensors", "f16_all_to_f32.safetensors"];
+
 #[test]
 fn conversions_agree_with_the_shared_data() {
-    if let Some(data) = shared("f32_to_16bit.safetensors", &["f32_bits", "f16_bits", "bf16_bits"]) {
+    if let Some(data) = shared(CONVERSIONS[0], &["f32_bits", "f16_bits", "bf16_bits"]) {
         for gpu in gpus() {
             let f16 = evaluate(gpu, "f16_from_f32_bits(u)", &data[0], &data[0]);
             let bf16 = evaluate(gpu, "bf16_from_f32_bits(u)", &data[0], &data[0]);
@@ -582,7 +585,7 @@ fn conversions_agree_with_the_shared_data() {
             }
         }
     }
-    if let Some(data) = shared("f16_all_to_f32.safetensors", &["f16_bits", "f32_bits"]) {
+    if let Some(data) = shared(CONVERSIONS[1], &["f16_bits", "f32_bits"]) {
         let halves: Vec<u32> = data[0].iter().map(|h| h & 0xffff).collect();
         for gpu in gpus() {
             let got = evaluate(gpu, "f32_bits_from_f16(u)", &halves, &halves);

@@ -14,7 +14,6 @@ use macheps::{
     BufferView, Context, CrossCheck, Error, Gpu, Reduction, ReductionKind as Kind, ReductionOptions, ReductionViews,
     SumMode,
 };
-use std::time::Duration;
 
 const REDUCTION: &str = include_str!("../../shaders/reduction.wgsl");
 const ROWS: &str = include_str!("../../shaders/lib/reduction_rows.wgsl");
@@ -397,30 +396,10 @@ fn sums_a_broadcast_view() {
 
 /// Every adapter once more, with bindings of 1 MiB and 64 workgroups a dimension.
 pub fn limited(test: &str) -> Vec<Adapter> {
-    let wanted = adapters::all(test);
-    if wanted.is_empty() {
-        return Vec::new();
-    }
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    let compute = wgpu::DownlevelFlags::COMPUTE_SHADERS;
-    found
-        .iter()
-        .filter(|a| a.get_downlevel_capabilities().flags.contains(compute))
-        .filter_map(|adapter| {
-            let mut limits = macheps::recommended_limits(adapter);
-            limits.max_storage_buffer_binding_size = 1 << 20;
-            limits.max_compute_workgroups_per_dimension = 64;
-            let features = macheps::required_features(adapter);
-            let gpu = Gpu::open_with(adapter, features, limits, Duration::from_secs(300));
-            let gpu = pollster::block_on(gpu).unwrap();
-            let name = adapters::short_name(gpu.info());
-            wanted.iter().any(|a| a.is(&name)).then(|| Adapter {
-                name,
-                context: Context::from_gpu(gpu),
-            })
-        })
-        .collect()
+    crate::gpu_windows::limited(test, |limits| {
+        limits.max_storage_buffer_binding_size = 1 << 20;
+        limits.max_compute_workgroups_per_dimension = 64;
+    })
 }
 
 #[test]

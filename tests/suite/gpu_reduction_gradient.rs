@@ -4,6 +4,7 @@
 use crate::adapters::{self, Adapter};
 use crate::gpu_planted::{Bug, all_gpus, caught};
 use crate::gpu_reduction::{Failures, buffer, bytes_of, limited, read, thorough};
+use crate::gpu_windows::limited as limited_to;
 use crate::reduction::run_gradient_literals;
 use macheps::element::{DType, Element, bf16, f16};
 use macheps::ops::reduction::cases::{Case, Fill, verify_cases};
@@ -240,6 +241,45 @@ fn fits_small_limits() {
                 if kind == Kind::Max || thorough(&adapter) {
                     let case = case(kind, DType::F32, shape, axes, Fill::Shifted);
                     failures.run(&adapter.name, &adapter.context, &case);
+                }
+            }
+        }
+    }
+    failures.done();
+}
+
+#[test]
+fn takes_what_is_beyond_a_buffer() {
+    let narrow = |most| {
+        move |limits: &mut macheps::wgpu::Limits| {
+            limits.max_buffer_size = most;
+            limits.max_storage_buffer_binding_size = 1 << 16;
+        }
+    };
+    let mut failures = Failures(Vec::new());
+    for adapter in limited_to("gradients beyond a buffer", narrow(1 << 18)) {
+        for (kind, shape, axes) in [
+            (Kind::Max, &[70, 1501][..], &[1isize][..]),
+            (Kind::Variance, &[700, 150], &[0]),
+            (Kind::Dot, &[5, 40, 6, 101], &[0, 2]),
+            (Kind::NormL2, &[100_000, 2], &[1]),
+            // A row of its own.
+            (Kind::Mean, &[2, 70_001], &[1]),
+        ] {
+            if kind == Kind::Max || thorough(&adapter) {
+                let case = case(kind, DType::F32, shape, axes, Fill::Ordinary);
+                let data = case.data::<f32>();
+                let input = ReductionInput {
+                    x: &data.x,
+                    shape,
+                    second: data.second.as_deref(),
+                };
+                let upstream = data.upstream.as_deref().unwrap();
+                let context = &adapter.context;
+                let held = backward(context, kind, &input, upstream, &case.options)
+                    .and_then(|dx| check_backward(kind, &input, upstream, &case.options, &dx));
+                if let Err(e) = held {
+                    failures.0.push(format!("{}: {kind} {shape:?}: {e}", adapter.name));
                 }
             }
         }

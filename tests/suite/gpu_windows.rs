@@ -139,6 +139,8 @@ fn rows_longer_than_a_binding() {
             // needs their numbers.
             run(quantity, &[200, 9000], 0, None, Fill::Ordinary);
             run(quantity, &[2, 200, 4100], 1, None, Fill::Masked);
+            // Nine elements, of which no more than four fit a binding, and many such rows beside each other.
+            run(quantity, &[9, 32_768], 0, None, Fill::Spread);
         }
     }
     failures.done();

@@ -31,10 +31,13 @@ pub struct Operation {
 
 /// Every backward pass. To add an operation, add the list of its own.
 pub fn operations() -> Vec<Operation> {
-    let lists: [fn() -> Vec<Operation>; 3] = [
+    let lists: [fn() -> Vec<Operation>; 6] = [
         softmax_family,
         crate::cpu_layer_norm::backward_passes,
-        crate::reduction::backward_passes,
+        crate::backward::losses,
+        crate::backward::binary_losses,
+        crate::backward::activations,
+        crate::backward::reductions,
     ];
     lists.into_iter().flat_map(|list| list()).collect()
 }

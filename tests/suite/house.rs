@@ -14,10 +14,11 @@ const ARROWS: &[(&str, &str)] = &[
     // The judge of results, and numbers for cases.
     ("accuracy", "element"),
     ("random", ""),
-    ("sparse", "error element rows"),
+    ("sparse", "error float element rows"),
     // What is true without a GPU: oracles and CPU kernels, with the options of their operation.
     ("reference", "error element float rows accuracy sparse ops solve"),
-    ("gpu", "error element rows sparse"),
+    // The probe draws its samples.
+    ("gpu", "error element rows random sparse"),
     ("context", "error element rows sparse gpu reference tensor"),
     ("tensor", "error element rows sparse gpu reference context"),
     // What every one-shot does around its operation.

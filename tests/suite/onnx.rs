@@ -2,7 +2,7 @@
 
 use crate::data::{self, shared_data, tensor};
 use macheps::element::{DType, Element, f16};
-use macheps::ops::softmax::bounds::{Accuracy, Quantity};
+use macheps::ops::softmax::bounds::{Accuracy, Expected, Quantity};
 use macheps::ops::softmax::{SoftmaxKind, SoftmaxOptions, cpu, reference};
 use macheps::rows::RowMap;
 use safetensors::SafeTensors;
@@ -21,8 +21,20 @@ pub struct OnnxCase {
     pub shape: Vec<usize>,
     /// The axis.
     pub axis: isize,
+    /// The shape of the input as it is in the file, and the axes that are reduced there.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
+    pub file_shape: Vec<usize>,
+    /// See `file_shape`.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
+    pub file_axes: Vec<usize>,
+    /// Whether reduced axes stay.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
+    pub keepdims: bool,
     /// The output that the case states.
     pub want: Vec<f64>,
+    /// Its shape.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code))]
+    pub want_shape: Vec<usize>,
     /// Relative error of that output, from its index.
     pub error: f64,
 }
@@ -55,6 +67,27 @@ fn merge_axes(x: &[f64], shape: &[usize], axes: &[usize]) -> (Vec<f64>, Vec<usiz
     (values, vec![rows, axes.iter().map(|&d| shape[d]).product()])
 }
 
+impl OnnxCase {
+    fn options(&self) -> SoftmaxOptions {
+        SoftmaxOptions {
+            axis: self.axis,
+            ..Default::default()
+        }
+    }
+
+    /// The input in the storage type to run in.
+    pub fn typed<T: Element>(&self) -> Vec<T> {
+        self.x.iter().map(|&v| T::from_f64(v)).collect()
+    }
+
+    /// What the oracle makes of it.
+    pub fn expected<T: Element>(&self) -> Expected {
+        let options = self.options();
+        let (map, y_map) = maps(self.kind, &self.shape, &options);
+        reference::forward(self.kind, &self.typed::<T>(), &map, None, &options, 1, &y_map)
+    }
+}
+
 /// The cases of this family. Empty where the data is not there.
 pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
     let Some(folder) = shared_data(test) else {
@@ -71,7 +104,9 @@ pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
         let bytes = std::fs::read(folder.join(name)).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let input = tensor(&file, "in0").unwrap();
-        let want = tensor(&file, "out0").unwrap().values;
+        let want = tensor(&file, "out0").unwrap();
+        let file_shape = input.shape.clone();
+        let mut file_axes = Vec::new();
         let rank = input.shape.len() as i64;
         let attributes = &case["attributes"];
         let (x, shape, axis) = if kind.reduces() {
@@ -97,6 +132,7 @@ pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
                 .map(resolve)
                 .collect();
             let (x, shape) = merge_axes(&input.values, &input.shape, &axes);
+            file_axes = axes;
             (x, shape, -1)
         } else {
             // Before opset 13 everything from the axis on is one row; the cases here have the last axis.
@@ -114,7 +150,15 @@ pub fn onnx_cases(test: &str) -> Vec<OnnxCase> {
             x,
             shape,
             axis,
-            want,
+            file_shape,
+            file_axes,
+            keepdims: match attributes["keepDimensions"].as_bool() {
+                Some(kept) => kept,
+                // WebNN drops them unless told otherwise, ONNX keeps them.
+                None => !name.starts_with("webnn") && attributes["keepdims"].as_i64() != Some(0),
+            },
+            want: want.values,
+            want_shape: want.shape,
             error: case["max_rel_diff_from_float64_recheck"].as_f64().unwrap(),
         });
     }
@@ -132,14 +176,9 @@ pub fn run_onnx_cases<T: Element>(
 ) -> usize {
     let mut count = 0;
     for case in onnx_cases(test).into_iter().filter(|case| case.dtype == T::DTYPE) {
-        let options = SoftmaxOptions {
-            axis: case.axis,
-            ..Default::default()
-        };
-        let x: Vec<T> = case.x.iter().map(|&v| T::from_f64(v)).collect();
-        let got = run(case.kind, &x, &case.shape, &options);
-        let (map, y_map) = maps(case.kind, &case.shape, &options);
-        let expected = reference::forward(case.kind, &x, &map, None, &options, 1, &y_map);
+        let options = case.options();
+        let got = run(case.kind, &case.typed::<T>(), &case.shape, &options);
+        let expected = case.expected::<T>();
         expected
             .check(&got, Quantity::Forward(case.kind), accuracy)
             .unwrap_or_else(|e| panic!("{test}: {}: {e}", case.name));

@@ -6,7 +6,6 @@ use macheps::gpu::Capabilities;
 use macheps::ops::softmax::bounds::Mismatch;
 use macheps::ops::softmax::cases::{Case, Data, Fill};
 use macheps::{Context, CrossCheck, DType, Error, Gpu, SoftmaxInput, SoftmaxKind, SoftmaxOptions, Strategy};
-use std::time::Duration;
 
 const SOFTMAX: &str = include_str!("../../shaders/softmax.wgsl");
 const SPLIT: &str = include_str!("../../shaders/softmax_split.wgsl");
@@ -95,23 +94,8 @@ fn narrowed(gpus: Vec<(String, Gpu)>, narrow: fn(&mut Capabilities)) -> Vec<(Str
 
 /// The adapters once more, each with a device of these limits.
 pub fn limited(test: &str, limit: fn(&mut wgpu::Limits)) -> Vec<(String, Gpu)> {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    adapters::all(test)
-        .iter()
-        .map(|a| {
-            let info = a.gpu().info();
-            let adapter = found
-                .iter()
-                .find(|f| f.get_info().name == info.name && f.get_info().backend.to_string() == info.backend)
-                .expect("an adapter listed before");
-            let mut limits = macheps::recommended_limits(adapter);
-            limit(&mut limits);
-            let features = macheps::required_features(adapter);
-            let opened = pollster::block_on(Gpu::open_with(adapter, features, limits, Duration::from_secs(60)));
-            (a.name.clone(), opened.expect("smaller limits are granted"))
-        })
-        .collect()
+    let limited = crate::gpu_windows::limited(test, limit);
+    limited.into_iter().map(|a| (a.name.clone(), a.gpu().clone())).collect()
 }
 
 /// 61 columns: no multiple of four.

@@ -96,12 +96,38 @@ fn check_place(path: &Path) -> Outcome {
     Ok(())
 }
 
-/// Refuses reports that cannot be written, before the minutes that making them takes. stdout is always there.
-pub fn check_reports<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Outcome {
-    paths
-        .into_iter()
-        .filter(|path| !crate::report::is_stdout(path))
-        .try_for_each(check_place)
+/// The same for every spelling of a file's path, also of one that is yet to be made.
+fn identity(path: &Path) -> PathBuf {
+    let made = || Some(folder(path).canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(made).unwrap_or(path.to_path_buf())
+}
+
+/// Refuses reports that cannot be written, before the minutes that making them takes: the options and their files. stdout is there
+/// for JSON.
+pub fn check_reports(reports: &[(&str, Option<&Path>)]) -> Outcome {
+    let mut taken: Vec<(&str, PathBuf)> = Vec::new();
+    for &(option, path) in reports {
+        let Some(path) = path else { continue };
+        if crate::report::is_stdout(path) {
+            if option == "--json" {
+                continue;
+            }
+            return Err(Failure::usage(format!(
+                "{option} -: expected a file; only --json writes to stdout"
+            )));
+        }
+        check_place(path)?;
+        let file = identity(path);
+        // A device or a pipe takes any number of reports.
+        if file.exists() && !file.is_file() {
+            continue;
+        }
+        if let Some((other, _)) = taken.iter().find(|(_, other)| *other == file) {
+            return Err(Failure::file(path, format!("is the file of both {other} and {option}")));
+        }
+        taken.push((option, file));
+    }
+    Ok(())
 }
 
 /// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go; `dtype` tells the type of
@@ -124,7 +150,7 @@ pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) 
             if other_name == name {
                 return Err(Failure::usage(format!("--output {name} is given twice")));
             }
-            if other.path() != path {
+            if identity(other.path()) != identity(path) {
                 continue;
             }
             match destination {
@@ -149,12 +175,13 @@ pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) 
 
 /// Writes outputs, those of one safetensors file together. Every file is complete on disk before the first takes its name.
 pub fn write(outputs: &[(Output, Destination)]) -> Outcome {
-    let mut files: BTreeMap<&Path, Vec<&(Output, Destination)>> = BTreeMap::new();
+    let mut files: BTreeMap<PathBuf, Vec<&(Output, Destination)>> = BTreeMap::new();
     for output in outputs {
-        files.entry(output.1.path()).or_default().push(output);
+        files.entry(identity(output.1.path())).or_default().push(output);
     }
     let mut staged = Vec::new();
-    for (path, parts) in files {
+    for parts in files.into_values() {
+        let path = parts[0].1.path();
         let bytes = match parts.as_slice() {
             [(output, Destination::Npy(_))] => npy(output),
             _ => safe(path, &parts),

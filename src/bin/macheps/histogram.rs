@@ -108,10 +108,12 @@ pub fn draw(adapter: &Adapter, entries: &[Entry], total: &Entry) -> String {
             to - from,
             PANEL + 22.0
         ));
+        // Above the strip where it is too narrow for its name, so that neighbours do not run into each other.
+        let fits = to - from > name.len() as f64 * CHARACTER;
         line(format_args!(
             r#"<text x="{:.1}" y="{:.1}" text-anchor="middle" fill="{FAINT}">{name}</text>"#,
             (from + to) / 2.0,
-            TOP - 8.0
+            if fits { TOP - 8.0 } else { TOP - 27.0 }
         ));
         line(format_args!(
             r#"<rect x="{from:.1}" y="{strips:.1}" width="{:.1}" height="{:.1}" fill="{color}"/>"#,

@@ -5,12 +5,10 @@ use super::oneshot::{CrossEntropyOutput, Problem, Wanted};
 use super::reference;
 use super::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::accuracy::{MaxError, Mismatch};
-#[cfg(not(target_arch = "wasm32"))]
 use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
 use crate::gpu::Recording;
-#[cfg(not(target_arch = "wasm32"))]
 use crate::job;
 use crate::job::Job;
 use crate::ops::softmax::cases::{Fill, value};
@@ -219,7 +217,6 @@ impl Case {
     }
 
     /// Computes the case on a context.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<CrossEntropyOutput<T>> {
         job::run(&self.problem(data)?, context)
     }
@@ -245,7 +242,6 @@ impl Case {
     }
 
     /// Computes the case on a context and holds it to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         match self.dtype {
             DType::F32 => self.run_as::<f32>(context),
@@ -254,7 +250,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
         let output = self.compute(context, &data)?;
@@ -262,7 +257,6 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
         fn checked<T: Element>(case: &Case, context: &Context) -> Result<()> {
             let data = case.data::<T>();
@@ -276,14 +270,13 @@ impl Case {
     }
 
     /// Uploads the case and binds it.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn record_on(&self, context: &Context) -> Result<Recording> {
         fn record<T: Element>(case: &Case, context: &Context) -> Result<Recording> {
             let gpu = context.gpu().ok_or_else(|| Error::Unsupported {
                 what: "recording".into(),
                 reason: "the CPU path has no device".into(),
             })?;
-            Ok(case.problem(&case.data::<T>())?.bind(gpu)?.recording)
+            Ok(case.problem(&case.data::<T>())?.bind(gpu)?.part.recording)
         }
         match self.dtype {
             DType::F32 => record::<f32>(self, context),
@@ -335,7 +328,6 @@ impl Case {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl crate::verify::Case for Case {
     fn op(&self) -> &'static str {
         self.name()
@@ -536,5 +528,11 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
             }
         }
     }
+    let gradient = Case::new(LossKind::NllLoss, DType::F32, &[4096, 1024]);
+    cases.push(Case {
+        gradient: false,
+        ..gradient.clone()
+    });
+    cases.push(gradient);
     cases
 }

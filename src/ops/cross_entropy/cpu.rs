@@ -145,6 +145,7 @@ pub(super) enum Place {
     /// In `x`.
     Apart,
     /// Where the gradient goes.
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "its one-shot blocks"))]
     InPlace,
 }
 
@@ -183,7 +184,7 @@ pub(super) fn run<T: Element>(
 }
 
 /// Sum of the weights of the labels that count, and their number.
-fn divisors<T: Element>(p: &Checked<T>) -> (f64, f64) {
+pub(super) fn divisors<T: Element>(p: &Checked<T>) -> (f64, f64) {
     if p.probabilities.is_some() {
         return (p.rows as f64, p.rows as f64);
     }
@@ -846,6 +847,6 @@ fn widened<'b, T: Element>(values: &'b [T], buffer: &'b mut Vec<f32>) -> &'b [f3
 const NAN: f32 = f32::from_bits(0x7fc0_0000);
 
 /// Rounds to f32, every NaN as the one that this crate writes.
-fn canonical(value: f64) -> f32 {
+pub(super) fn canonical(value: f64) -> f32 {
     if value.is_nan() { NAN } else { value as f32 }
 }

@@ -61,6 +61,8 @@ pub struct CrossEntropy {
     dtype: DType,
     options: CrossEntropyOptions,
     strategy: Option<Strategy>,
+    /// Of a mean over more rows than those of a call, in one-shots.
+    divisors: Option<[f64; 2]>,
 }
 
 /// What rows are held to, on a device.
@@ -175,6 +177,7 @@ impl CrossEntropy {
             dtype,
             options,
             strategy: None,
+            divisors: None,
         })
     }
 
@@ -366,6 +369,7 @@ impl CrossEntropy {
             upstream: views.upstream.as_ref(),
             workspace: Some((&workspace, offset)),
             strategy: self.strategy,
+            divisors: self.divisors,
         };
         let recording = kernels::bind(&self.gpu, &call)?;
         Ok(BoundCrossEntropy {
@@ -391,16 +395,17 @@ fn workspace(gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer> {
 }
 
 /// Uploads a checked call and binds it to buffers of its own: the loss, the log-probabilities and the gradient, as far as they are wanted,
-/// come back in this order. The gradient takes the place of the logits.
+/// come back in this order. The gradient takes the place of the logits. `divisors` are those of all rows where these are a part.
 pub(super) fn bind_problem<T: Element>(
     gpu: &Gpu,
     p: &Checked<'_, T>,
     upstream: Option<&[f32]>,
     log_prob: bool,
+    divisors: Option<[f64; 2]>,
 ) -> Result<Simple> {
     use wgpu::BufferUsages as U;
     let up = |label, values: &[f32]| gpu.upload(label, bytemuck::cast_slice(values));
-    let like_x = |buffer: &wgpu::Buffer| BufferView::new(buffer, T::DTYPE, p.shape);
+    let like_x = |buffer: &wgpu::Buffer| BufferView::new(buffer, T::DTYPE, &p.shape);
     let bytes = (p.x.len() * T::DTYPE.size()) as u64;
     let x = gpu.upload("macheps x", bytemuck::cast_slice(p.x))?;
     let target = match p.probabilities {
@@ -444,7 +449,9 @@ pub(super) fn bind_problem<T: Element>(
         ignore_index: p.labels.contains(&IGNORED).then_some(i64::from(IGNORED)),
         ..p.options
     };
-    let bound = CrossEntropy::new(gpu, p.kind, T::DTYPE, options)?.bind(&views)?;
+    let mut loss = CrossEntropy::new(gpu, p.kind, T::DTYPE, options)?;
+    loss.divisors = divisors;
+    let bound = loss.bind(&views)?;
     Ok(Simple {
         recording: bound.into_recording(),
         outputs,

@@ -5,6 +5,8 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::rows::RowMap;
 use crate::tensor::{check_len, checked_count};
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// Class labels in one of the integer types that they come in.
 #[derive(Clone, Copy, Debug)]
@@ -119,11 +121,12 @@ impl<'a, T> CrossEntropyInput<'a, T> {
 pub(crate) const IGNORED: i32 = -1;
 
 /// An input that has been found to be in order.
+#[derive(Clone)]
 pub(crate) struct Checked<'a, T> {
     pub kind: LossKind,
     pub options: CrossEntropyOptions,
     pub x: &'a [T],
-    pub shape: &'a [usize],
+    pub shape: Cow<'a, [usize]>,
     /// Rows of `x` along the classes.
     pub map: RowMap,
     pub classes: usize,
@@ -203,7 +206,7 @@ impl<'a, T: Element> Checked<'a, T> {
             kind,
             options: *options,
             x: input.x,
-            shape,
+            shape: Cow::Borrowed(shape),
             map: RowMap::contiguous(shape, axis),
             classes,
             rows,
@@ -213,6 +216,35 @@ impl<'a, T: Element> Checked<'a, T> {
             weight: input.weight,
             row_shape,
         })
+    }
+
+    /// Indices of the first dimension, each of which is whole rows.
+    pub fn batch(&self) -> usize {
+        if self.shape.len() > 1 { self.shape[0] } else { 1 }
+    }
+
+    /// The rows of some indices of the first dimension as an input of their own.
+    pub fn part(&self, indices: Range<usize>) -> Checked<'_, T> {
+        if self.shape.len() < 2 {
+            return self.clone();
+        }
+        let of_each = |count: usize| indices.start * count..indices.end * count;
+        let elements = of_each(self.classes * self.inner);
+        let (mut shape, mut row_shape) = (self.shape.to_vec(), self.row_shape.clone());
+        (shape[0], row_shape[0]) = (indices.len(), indices.len());
+        Checked {
+            x: &self.x[elements.clone()],
+            map: RowMap::contiguous(&shape, 1),
+            shape: Cow::Owned(shape),
+            rows: indices.len() * self.inner,
+            labels: match self.labels.is_empty() {
+                true => Vec::new(),
+                false => self.labels[of_each(self.inner)].to_vec(),
+            },
+            probabilities: self.probabilities.map(|p| &p[elements]),
+            row_shape,
+            ..*self
+        }
     }
 
     /// The class of a row's label; `None` for ignored rows and for probabilities.

@@ -86,8 +86,11 @@ fn choose(capabilities: &Capabilities, rows: usize, len: usize, len_stride: usiz
 
 /// The strategy for logits of this view.
 pub(crate) fn strategy_for(gpu: &Gpu, x: &BufferView, forced: Option<Strategy>) -> Result<Strategy> {
+    strategy_of(gpu, &x.rows(1), forced)
+}
+
+fn strategy_of(gpu: &Gpu, map: &RowMap, forced: Option<Strategy>) -> Result<Strategy> {
     let capabilities = gpu.capabilities();
-    let map = x.rows(1);
     let stride = if map.len > 1 { map.len_stride } else { 1 };
     let strategy = forced.unwrap_or_else(|| {
         // A row that passes a binding can only be had in chunks; 16-bit elements count like f32.
@@ -131,6 +134,11 @@ impl Layout {
     fn total(&self) -> u64 {
         self.head + self.records + self.stats + self.partials
     }
+
+    /// What is bound as a whole.
+    fn bound(&self) -> [u64; 3] {
+        [self.head, self.stats, self.partials]
+    }
 }
 
 /// Classes of a chunk: few enough that a chunk of a strided row fits a binding.
@@ -147,18 +155,26 @@ fn chunk_len(capabilities: &Capabilities, x: &RowMap) -> Result<usize> {
     Ok(fitting.min(CHUNK))
 }
 
-fn layout(gpu: &Gpu, x: &BufferView, strategy: Strategy) -> Result<Layout> {
-    let map = x.rows(1);
+fn layout(gpu: &Gpu, map: &RowMap, strategy: Strategy) -> Result<Layout> {
     let chunks = match strategy {
-        Strategy::Split => Some(map.len.div_ceil(chunk_len(gpu.capabilities(), &map)?).max(1)),
+        Strategy::Split => Some(map.len.div_ceil(chunk_len(gpu.capabilities(), map)?).max(1)),
         _ => None,
     };
     Ok(Layout::of(map.rows(), chunks))
 }
 
+/// Whether the workspace of a call on these rows, with the strategy of choice, fits a buffer and its parts fit bindings.
+pub(crate) fn workspace_fits(gpu: &Gpu, map: &RowMap) -> Result<bool> {
+    let capabilities = gpu.capabilities();
+    let layout = layout(gpu, map, strategy_of(gpu, map, None)?)?;
+    Ok(layout.total() <= capabilities.max_buffer
+        && layout.bound().into_iter().all(|part| part <= capabilities.max_binding))
+}
+
 /// Bytes of workspace that a call on these logits needs.
 pub(crate) fn workspace_size(gpu: &Gpu, x: &BufferView, strategy: Option<Strategy>) -> Result<u64> {
-    Ok(layout(gpu, x, strategy_for(gpu, x, strategy)?)?.total())
+    let map = x.rows(1);
+    Ok(layout(gpu, &map, strategy_of(gpu, &map, strategy)?)?.total())
 }
 
 /// Parameters as lib/cross_entropy_params.wgsl declares them.
@@ -385,6 +401,8 @@ pub(crate) struct Call<'a> {
     pub upstream: Option<&'a BufferView>,
     pub workspace: Option<(&'a wgpu::Buffer, u64)>,
     pub strategy: Option<Strategy>,
+    /// What a mean divides the losses and the z-losses by, where these rows are a part of all. Else they are counted.
+    pub divisors: Option<[f64; 2]>,
 }
 
 /// A tensor's part in the call, by its place in `Params`.
@@ -548,8 +566,8 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         }
     }
     let sizes: Vec<usize> = x.dims.iter().map(|d| d.size).collect();
-    let strategy = strategy_for(gpu, call.x, call.strategy)?;
-    let layout = layout(gpu, call.x, strategy)?;
+    let strategy = strategy_of(gpu, &x, call.strategy)?;
+    let layout = layout(gpu, &x, strategy)?;
     let owned;
     let (workspace, at) = match call.workspace {
         Some(given) => given,
@@ -559,7 +577,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             (&owned, 0)
         }
     };
-    for need in [layout.head, layout.stats, layout.partials] {
+    for need in layout.bound() {
         if need > capabilities.max_binding {
             return Err(Error::Limit {
                 what: "bytes of workspace in one storage binding",
@@ -583,7 +601,15 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         TargetViews::Probabilities(view) => (None, Some(view)),
     };
     let ignore = options.ignore_index.and_then(|i| i32::try_from(i).ok());
-    let counted = mean && rows > 0 && labels.is_some() && (call.weight.is_some() || ignore.is_some());
+    let given = call.divisors.filter(|_| mean);
+    let unequal = call.weight.is_some() || ignore.is_some();
+    let counting = mean && given.is_none() && rows > 0 && labels.is_some() && unequal;
+    let counted = counting || given.is_some();
+    if let Some([weight, count]) = given {
+        // Where the shader that counts would leave them.
+        let values = [1.0 / weight, 1.0 / count, weight, count].map(|v| v as f32);
+        gpu.write(workspace, at + 16, bytemuck::bytes_of(&values))?;
+    }
     let one;
     let upstream = match (call.grad, call.upstream) {
         (Some(_), Some(view)) => Some(view),
@@ -702,7 +728,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         },
     };
 
-    if let (true, Some((buffer, offset))) = (counted, labels) {
+    if let (true, Some((buffer, offset))) = (counting, labels) {
         let source = ReduceVariant {
             weighted: call.weight.is_some(),
             ..reduce

@@ -4,16 +4,19 @@ use super::bounds::{Allowed, Mismatch};
 use super::cpu::{self, Place};
 use super::embed::bind_problem;
 use super::input::{Checked, CrossEntropyInput};
+use super::kernels;
 use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use super::reference;
 use crate::context::{Context, CrossCheck};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
-use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
+use crate::gpu::{Gpu, Recording};
+use crate::job::{self, BoundJob, Job, Simple, allocate, append, checked_rows, elements};
 use crate::ops::softmax::{SoftmaxKind, SoftmaxOptions};
+#[cfg(not(target_arch = "wasm32"))]
 use crate::tensor::check_len;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// What a call is to give beside the losses.
 #[derive(Clone, Copy, Debug, Default)]
@@ -131,9 +134,74 @@ fn mismatch(kernel: &'static str, m: &Mismatch) -> Error {
     }
 }
 
+/// A call, or the rows of some indices of the first dimension, bound to buffers of its own.
+pub(super) struct Bound {
+    pub part: Simple,
+    indices: Range<usize>,
+}
+
+impl BoundJob for Bound {
+    fn recording(&self) -> &Recording {
+        self.part.recording()
+    }
+
+    fn outputs(&self) -> Vec<(&wgpu::Buffer, u64)> {
+        self.part.outputs()
+    }
+}
+
+impl<T: Element> Problem<'_, T> {
+    /// Bytes of the logits of so many indices of the first dimension, and of all that comes of them, which is read back together.
+    fn bytes(&self, batch: usize) -> u64 {
+        let rows = (batch * self.p.inner) as u64;
+        let x = rows * (self.p.classes * T::DTYPE.size()) as u64;
+        let tensors = u64::from(self.log_prob) + u64::from(self.upstream.is_some());
+        x.max(tensors * x.next_multiple_of(4) + rows * 4)
+    }
+
+    /// Indices of the first dimension that are done together: all of them if the device's buffers hold that.
+    fn batch(&self, gpu: &Gpu) -> Result<usize> {
+        let (p, most) = (&self.p, gpu.capabilities().max_buffer);
+        let fits = |batch: usize| -> Result<bool> {
+            let mut map = p.map.clone();
+            if let Some(first) = map.dims.first_mut() {
+                first.size = batch;
+            }
+            Ok(self.bytes(batch) <= most && kernels::workspace_fits(gpu, &map)?)
+        };
+        let mut batch = p.batch();
+        // Halves lose little against the largest number that fits.
+        while batch > 1 && !fits(batch)? {
+            batch = batch.div_ceil(2);
+        }
+        if batch == 1 && self.bytes(1) > most {
+            return Err(Error::Limit {
+                what: match p.inner {
+                    1 => "bytes of one row, or of its results, in one buffer",
+                    _ => "bytes of one index of the first dimension, or of its results, in one buffer",
+                },
+                need: self.bytes(1),
+                have: most,
+            });
+        }
+        Ok(batch)
+    }
+
+    fn bind_part(&self, gpu: &Gpu, indices: Range<usize>) -> Result<Bound> {
+        let mean = self.p.options.reduction == LossReduction::Mean;
+        let divisors = mean.then(|| cpu::divisors(&self.p).into());
+        let upstream = self.upstream.as_deref().map(|all| match self.p.options.reduction {
+            LossReduction::None => &all[indices.start * self.p.inner..indices.end * self.p.inner],
+            LossReduction::Mean | LossReduction::Sum => all,
+        });
+        let part = bind_problem(gpu, &self.p.part(indices.clone()), upstream, self.log_prob, divisors)?;
+        Ok(Bound { part, indices })
+    }
+}
+
 impl<T: Element> Job for Problem<'_, T> {
     type Output = CrossEntropyOutput<T>;
-    type Bound = Simple;
+    type Bound = Bound;
 
     fn name(&self) -> &'static str {
         self.p.kind.name()
@@ -157,8 +225,49 @@ impl<T: Element> Job for Problem<'_, T> {
         })
     }
 
-    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
-        bind_problem(gpu, &self.p, self.upstream.as_deref(), self.log_prob)
+    fn bind(&self, gpu: &Gpu) -> Result<Bound> {
+        let (all, batch) = (self.p.batch(), self.batch(gpu)?);
+        if batch < all {
+            return self.bind_part(gpu, 0..batch);
+        }
+        Ok(Bound {
+            part: bind_problem(gpu, &self.p, self.upstream.as_deref(), self.log_prob, None)?,
+            indices: 0..all,
+        })
+    }
+
+    fn bind_next(&self, gpu: &Gpu, bound: &mut Bound) -> Result<bool> {
+        let Range { start, end } = bound.indices;
+        let next = end..self.p.batch().min(end + (end - start));
+        if next.is_empty() {
+            return Ok(false);
+        }
+        // The buffers of the part that is done make room first.
+        bound.part = Simple::default();
+        *bound = self.bind_part(gpu, next)?;
+        Ok(true)
+    }
+
+    /// Parts of a mean are divided by what all rows are divided by.
+    fn join(&self, parts: Vec<CrossEntropyOutput<T>>) -> Result<CrossEntropyOutput<T>> {
+        let mut all = CrossEntropyOutput {
+            loss: Vec::new(),
+            log_prob: self.log_prob.then(Vec::new),
+            gradient: self.upstream.is_some().then(Vec::new),
+        };
+        for part in parts {
+            all.loss.extend(part.loss);
+            for (all, part) in [(&mut all.log_prob, part.log_prob), (&mut all.gradient, part.gradient)] {
+                if let Some((all, part)) = all.as_mut().zip(part) {
+                    append(all, part, self.p.x.len())?;
+                }
+            }
+        }
+        if self.p.options.reduction != LossReduction::None {
+            let sum: f64 = all.loss.iter().copied().map(f64::from).sum();
+            all.loss = vec![cpu::canonical(sum)];
+        }
+        Ok(all)
     }
 
     fn decode(&self, outputs: &[&[u8]]) -> Result<CrossEntropyOutput<T>> {
@@ -171,7 +280,7 @@ impl<T: Element> Job for Problem<'_, T> {
         })
     }
 
-    fn cross_check(&self, how: CrossCheck, output: &CrossEntropyOutput<T>, _bound: Option<&Simple>) -> Result<()> {
+    fn cross_check(&self, how: CrossCheck, output: &CrossEntropyOutput<T>, _bound: Option<&Bound>) -> Result<()> {
         if how == CrossCheck::Off {
             return Ok(());
         }
@@ -401,11 +510,14 @@ f32 in C order.
 A row with a label is within 3 ulp of f32; see [`bounds`](super::bounds) for smoothing, probabilities, z-loss and reductions.
 
 # Cost
-The logits are read once on the CPU path where rows lie in one piece, else twice. On a GPU also upload and readback.
+The logits are read once on the CPU path where rows lie in one piece, else twice. On a GPU also upload and readback; where logits or results
+pass the device's largest buffer, one part after another: as many indices of the first dimension as it holds, with the mean over all of
+them. Each part waits for the one before, and its loss is rounded to f32 before they are added, within the same bounds.
 
 # Errors
 [`Error::Label`] for a label that is neither a class nor ignored, [`Error::Shape`] for shapes and lengths that do not fit or rows without
-classes, [`Error::Option`] for options outside their domain and weights that are not finite, [`Error::Limit`] beyond the device's limits,
+classes, [`Error::Option`] for options outside their domain and weights that are not finite, [`Error::Limit`] beyond the device's limits, as
+where a single row (of `[N, C, d1, ..]` a single index of N) or what comes of it passes the largest buffer,
 [`Error::DeviceLost`] and [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
 
 ```

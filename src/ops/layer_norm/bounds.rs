@@ -4,7 +4,7 @@
 //!
 //! | result | error allowed |
 //! |---|---|
-//! | layer_norm | `5u abs(x^ w) + u abs(y)` |
+//! | layer_norm | `5u abs(x^ w) + u abs(y)`, and for the mean `(u h)^2 mean(abs(x)) abs(w) / sqrt(variance + eps)` |
 //! | rms_norm | `4u abs(y)` |
 //! | gradient of x | `8u` times the sum of the magnitudes of its terms, `(abs(g w) + mean(abs(g w)) + abs(x^) mean(abs(g w x^))) / sqrt(variance + eps)` |
 //! | gradient of the weight | `6u sum(abs(g x^))` over the rows |
@@ -119,6 +119,7 @@ fn column_depth_term(rows: usize) -> f64 {
 }
 
 /// The bound in the unit that reports give.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn nominal(quantity: Quantity, dtype: DType) -> (f64, &'static str) {
     if dtype != DType::F32 {
         return (1.0, "of the bound (half an ulp + that of f32)");

@@ -10,7 +10,6 @@ use crate::gpu::Recording;
 use crate::job::{self, Job};
 use crate::random::Random;
 use crate::rows::element_count;
-#[cfg(not(target_arch = "wasm32"))]
 use crate::verify::{self, Verdict, shape_text};
 
 /// What the values of x look like.
@@ -190,7 +189,6 @@ impl Case {
     }
 
     /// Computes the case: the result or the gradient of x, then the gradients of weight and bias.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Outputs<T>> {
         job::run(&self.problem(data)?, context)
     }
@@ -201,7 +199,6 @@ impl Case {
     }
 
     /// Computes the case on a context and holds it to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
         fn go<T: Element>(case: &Case, context: &Context) -> Result<Result<MaxError, Mismatch>> {
             let data = case.data::<T>();
@@ -215,7 +212,6 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
         fn go<T: Element>(case: &Case, context: &Context) -> Result<()> {
             let data = case.data::<T>();
@@ -272,7 +268,6 @@ impl Case {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl verify::Case for Case {
     fn op(&self) -> &'static str {
         self.quantity.name()

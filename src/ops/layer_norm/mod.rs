@@ -18,7 +18,8 @@
 //! Storage f32, f16 or bf16, weight and bias in that of x; f32 arithmetic. A row is scaled by a power of two, so squares neither
 //! overflow near 1e38 nor vanish near 1e-38; the mean is compensated and kept in two parts, and the variance is summed from
 //! the differences from it (chunks of long rows merge after Chan, Golub and LeVeque), so a row of tiny spread far from zero
-//! keeps its digits. Bounds against f64, with u = 2^-24: layer_norm `5u |x^ w| + u |y|`, rms_norm `4u |y|`, gradients of x `8u` times
+//! keeps its digits. Bounds against f64, with u = 2^-24: layer_norm `5u |x^ w| + u |y|` and, for the error of the mean, the term in u^2 that [`bounds`] states, which shows where a row is
+//! nearly constant and far from zero; rms_norm `4u |y|`, gradients of x `8u` times
 //! the sum of the magnitudes of the terms, gradients of the weight `6u sum |g x^|`; see [`bounds`]. Products of upstream gradient
 //! and weight, and their sums over a row, have to stay in the range of f32.
 //!
@@ -40,6 +41,7 @@
 //! Ba, Kiros and Hinton (2016); Zhang and Sennrich (2019); variances after Chan, Golub and LeVeque (1983).
 
 pub mod bounds;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;

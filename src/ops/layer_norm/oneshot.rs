@@ -10,7 +10,9 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gpu::{BufferView, Gpu};
 use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
 
 /// Input of a one-shot in host memory.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +94,7 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Forces a strategy on GPUs.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_strategy(mut self, strategy: Option<LayerNormStrategy>) -> Self {
         self.strategy = strategy;
         self
@@ -149,6 +152,7 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Holds everything that came out to the oracle. Indices of a mismatch count through dx, dweight and dbias.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn judge(&self, outputs: &Outputs<T>) -> Result<super::bounds::MaxError, Mismatch> {
         let LayerNormInput { x, weight, bias, .. } = self.input;
         let expected = match self.upstream {

@@ -191,7 +191,6 @@ impl Case {
     ///
     /// # Errors
     /// What the computation refuses; inside, the first element that is wrong.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         match self.dtype {
             DType::F32 => self.run_as::<f32>(context),
@@ -200,7 +199,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
         self.run_on(context, &data)
@@ -210,7 +208,6 @@ impl Case {
     ///
     /// # Errors
     /// Those of [`Case::run`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run_on<T: Element>(
         &self,
         context: &Context,
@@ -249,7 +246,6 @@ impl Case {
     ///
     /// # Errors
     /// Those of [`super::reduce`].
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
         let input = self.input(data);
         let problem = Problem::new(self.kind, &input, &self.options)?.with_chunk(self.chunk);
@@ -260,7 +256,6 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
         match self.dtype {
             DType::F32 => self.compute_checked_as::<f32>(context),
@@ -269,7 +264,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
         let input = self.input(&data);
@@ -367,7 +361,6 @@ impl Case {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 fn mismatch(error: Error) -> Result<Mismatch> {
     match error {
         Error::Mismatch {
@@ -382,7 +375,6 @@ fn mismatch(error: Error) -> Result<Mismatch> {
     }
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl crate::verify::Case for Case {
     fn op(&self) -> &'static str {
         if self.backward {
@@ -561,6 +553,8 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
         }
     }
     if !quick {
+        let rest = K::ALL.into_iter().filter(|kind| !kinds.contains(kind));
+        cases.extend(rest.map(|kind| Case::new(kind, DType::F32, &[4096, 1024], last)));
         cases.push(Case::new(K::Sum, DType::F16, &[4096, 4096], last));
         cases.push(Case::new(K::Sum, DType::Bf16, &[4096, 4096], last));
         cases.push(Case::new(K::Sum, DType::F32, &[65_536, 64], last));

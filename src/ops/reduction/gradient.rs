@@ -162,7 +162,7 @@ pub(super) fn workspace(
         return Ok(0);
     }
     let (rows, _) = counts(x, &options.reduced(&x.shape)?);
-    let forward = kernels::cutting(gpu, kind, options, x, None, chunk)?;
+    let forward = kernels::cutting(gpu, kind, options, x.into(), None, chunk)?;
     Ok(statistics_bytes(kind, rows) + forward.workspace())
 }
 
@@ -269,12 +269,17 @@ fn statistics(gpu: &Gpu, call: &Call<'_>, reduced: &[bool]) -> Result<(Recording
             },
             output: output(call.kind).unwrap_or(Output::Value),
             options: call.options,
-            x: call.x,
+            x: call.x.into(),
             second: None,
             y: &y,
             workspace: Some((buffer, offset + own)),
             chunk: call.chunk,
+            shared: call.x.buffer == *buffer,
         },
+        &[kernels::Input {
+            buffer: &call.x.buffer,
+            begin: 0,
+        }],
     )?;
     Ok((recording, spread(&y, reduced, &call.x.shape)))
 }

@@ -80,6 +80,13 @@ pub(crate) enum Output {
     Statistics,
 }
 
+impl Output {
+    /// What the reduction itself writes.
+    pub(crate) fn of(kind: ReductionKind) -> Output {
+        if kind.is_arg() { Output::Index } else { Output::Value }
+    }
+}
+
 /// A variant of the shaders.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Variant {
@@ -264,17 +271,42 @@ impl Variant {
     }
 }
 
+/// A tensor that is read, in a buffer or in host memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operand<'a> {
+    pub dtype: DType,
+    pub shape: &'a [usize],
+    pub strides: &'a [usize],
+    pub offset: usize,
+    /// Bytes of what it lies in, whole words.
+    pub bytes: u64,
+}
+
+impl<'a> From<&'a BufferView> for Operand<'a> {
+    fn from(view: &'a BufferView) -> Self {
+        Operand {
+            dtype: view.dtype,
+            shape: &view.shape,
+            strides: &view.strides,
+            offset: view.offset,
+            bytes: view.buffer.size(),
+        }
+    }
+}
+
 /// Everything that a call is about, checked. `y` has the rank of `x`, with the reduced dimensions as 1.
 pub(crate) struct Call<'a> {
     pub kind: ReductionKind,
     /// What `y` gets; of anything but values it is a view of f32, whose place words take.
     pub output: Output,
     pub options: &'a ReductionOptions,
-    pub x: &'a BufferView,
-    pub second: Option<&'a BufferView>,
+    pub x: Operand<'a>,
+    pub second: Option<Operand<'a>>,
     pub y: &'a BufferView,
     pub workspace: Option<(&'a wgpu::Buffer, u64)>,
     pub chunk: Option<usize>,
+    /// Whether a buffer that is read is written, too.
+    pub shared: bool,
 }
 
 /// Limbs of 24 bits of an exact sum: room for 2^32 elements, or products of them.
@@ -408,8 +440,19 @@ impl Cutting {
 
     /// Bytes of workspace: the records of every stage, each stage at a multiple of 256.
     pub(crate) fn workspace(&self) -> u64 {
-        let bytes = |records: usize| (self.layout.rows() as u64 * records as u64 * self.record).next_multiple_of(256);
+        let bytes = |records: usize| self.region(records).next_multiple_of(256);
         self.stages().into_iter().map(bytes).sum()
+    }
+
+    /// Whether the device's buffers and bindings hold the workspace.
+    pub(crate) fn fits(&self, capabilities: &Capabilities) -> bool {
+        let first = self.stages().first().map_or(0, |&records| self.region(records));
+        first <= capabilities.max_binding && self.workspace() <= capabilities.max_buffer
+    }
+
+    /// Bytes of so many records of every row.
+    fn region(&self, records: usize) -> u64 {
+        self.layout.rows() as u64 * records as u64 * self.record
     }
 
     /// Elements of a whole chunk.
@@ -493,13 +536,13 @@ pub(crate) fn cutting(
     gpu: &Gpu,
     kind: ReductionKind,
     options: &ReductionOptions,
-    x: &BufferView,
-    second: Option<&BufferView>,
+    x: Operand<'_>,
+    second: Option<Operand<'_>>,
     chunk: Option<usize>,
 ) -> Result<Cutting> {
-    let reduced = options.reduced(&x.shape)?;
-    let other = second.map_or(&x.strides, |w| &w.strides);
-    let layout = Layout::new(&x.shape, [&x.strides, other], &reduced);
+    let reduced = options.reduced(x.shape)?;
+    let other = second.map_or(x.strides, |w| w.strides);
+    let layout = Layout::new(x.shape, [x.strides, other], &reduced);
     let mut cutting = Cutting::new(gpu.capabilities(), layout, x.dtype, chunk)?;
     if options.is_reproducible(kind) {
         cutting.record = u64::from(exact_record(kind.takes_two())) * 16;
@@ -508,7 +551,7 @@ pub(crate) fn cutting(
 }
 
 /// Whether chunks can be taken four aligned elements at a time.
-fn aligned(view: &BufferView, t: usize, cutting: &Cutting) -> bool {
+fn aligned(operand: &Operand<'_>, t: usize, cutting: &Cutting) -> bool {
     let quads = |n: usize| n.is_multiple_of(4);
     let content = cutting.content();
     let Some((inner, others)) = content.split_last() else {
@@ -523,248 +566,345 @@ fn aligned(view: &BufferView, t: usize, cutting: &Cutting) -> bool {
     inner.strides[t] == 1
         && cutting.layout.len() > 0
         && whole
-        && quads(view.offset)
+        && quads(operand.offset)
         && (others.is_empty() || quads(cutting.part * cutting.cut.strides[t]) || cutting.chunks == 1)
         && apart.into_iter().all(|d| d.size == 1 || quads(d.strides[t]))
 }
 
-/// Plans, builds and binds all dispatches of a call.
-pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
-    let label = call.kind.name();
-    let reduced = call.options.reduced(&call.x.shape)?;
+/// Where a tensor lies: its bytes from `begin` on in a buffer.
+pub(crate) struct Input<'a> {
+    pub buffer: &'a wgpu::Buffer,
+    pub begin: u64,
+}
+
+/// Windows whose inputs are uploaded together, and which bytes of each input these are.
+pub(crate) struct Piece {
+    pub bytes: std::ops::Range<u64>,
+    pub windows: Vec<Window>,
+}
+
+/// The dispatches of a call, wherever its inputs lie.
+pub(crate) struct Plan {
+    label: &'static str,
+    rows: usize,
+    records: usize,
+    variant: Variant,
+    merging: Variant,
+    common: Params,
+    /// Rows that one dispatch merges.
+    most: usize,
+    windows: Vec<Window>,
+    results: Vec<Window>,
+    y: wgpu::Buffer,
+    workspace: Option<wgpu::Buffer>,
+    /// Records of a row after each stage, and the place and size of all of them.
+    regions: Vec<(usize, u64, u64)>,
+}
+
+/// Plans, builds and binds all dispatches of a call whose inputs lie in these buffers.
+pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>, inputs: &[Input<'_>]) -> Result<Recording> {
     let cutting = cutting(gpu, call.kind, call.options, call.x, call.second, call.chunk)?;
-    let (rows, len, records) = (cutting.layout.rows(), cutting.layout.len(), cutting.records());
-    if rows == 0 {
+    if cutting.layout.rows() == 0 {
         return Ok(Recording {
-            label,
+            label: call.kind.name(),
             steps: Vec::new(),
         });
     }
-    for (what, need, have) in [
-        ("elements of a row", len, u32::MAX as usize - 8),
-        (
-            "chunks of all rows",
-            rows.saturating_mul(records),
-            u32::MAX as usize / 2,
-        ),
-    ] {
-        if need > have {
-            return Err(Error::Limit {
-                what,
-                need: need as u64,
-                have: have as u64,
-            });
-        }
-    }
-    let capabilities = gpu.capabilities();
-    let written = [Some(&call.y.buffer), call.workspace.map(|(buffer, _)| buffer)];
-    let shared = std::iter::once(call.x)
-        .chain(call.second)
-        .any(|r| written.iter().flatten().any(|&buffer| r.buffer == *buffer));
+    let plan = Plan::new(gpu, call, &cutting)?;
+    plan.recording(gpu, &plan.windows, inputs, true)
+}
 
-    let content = cutting.content();
-    let inner_len = content.last().map_or(1, |d| d.size);
-    let quads_in_chunk = cutting.elements().min(len) / inner_len.max(1) * inner_len.div_ceil(4);
-    // Few widths, since each is a pipeline to be built.
-    let width = match quads_in_chunk {
-        0..=1 => 1,
-        2..=4 => 4,
-        _ => VIRTUAL,
-    };
-    let narrow = capabilities.narrow_team();
-    let wide =
-        !capabilities.software && !cutting.columns && quads_in_chunk >= 1024 && capabilities.max_invocations >= 256;
-    let (team, accumulators) = if cutting.columns {
-        (1, 2.min(width))
-    } else if wide {
-        (256, 1)
-    } else {
-        let team = width.min(narrow);
-        (team, width / team)
-    };
-    let workgroup = |team: u32| {
-        let usual: u32 = if capabilities.software { 64 } else { 128 };
-        usual.max(team).min(capabilities.max_invocations)
-    };
-    // Integers add up to the same in any tree, so an exact sum is free to take whatever team is fast.
-    let exact = call.options.is_reproducible(call.kind);
-    let (team, accumulators) = if exact {
-        (exact_team(capabilities, &cutting, quads_in_chunk), 1)
-    } else {
-        (team, accumulators)
-    };
-    let variant = Variant {
-        kind: call.kind,
-        output: call.output,
-        mode: call.options.mode,
-        dtype: call.x.dtype,
-        dims: content.len() as u32,
-        columns: cutting.columns,
-        team,
-        accumulators,
-        workgroup: workgroup(team),
-        subgroups: !exact && capabilities.subgroup > 1 && team > 1,
-        lanes: capabilities.subgroup,
-        shader_f16: capabilities.shader_f16,
-        unroll: !capabilities.software,
-        all_read_write: shared,
-        quads: [
-            aligned(call.x, 0, &cutting),
-            call.second.is_some_and(|w| aligned(w, 1, &cutting)),
-        ],
-    };
-    let merging = Variant {
-        dims: 1,
-        columns: false,
-        team: narrow,
-        accumulators: if exact { 1 } else { VIRTUAL / narrow },
-        workgroup: workgroup(narrow),
-        subgroups: !exact && capabilities.subgroup > 1 && narrow > 1,
-        quads: [false; 2],
-        ..variant
-    };
-    let budget = |variant: &Variant| Budget {
-        binding: capabilities.max_binding,
-        alignment: capabilities.storage_alignment,
-        elements: match (capabilities.software, exact) {
-            (true, false) => 1 << 23,
-            (true, true) => 1 << 21,
-            (false, _) => 1 << 28,
-        },
-        rows: (u64::from(capabilities.max_workgroups).pow(2) * u64::from(variant.workgroup / variant.team))
-            .min(1 << 30),
-    };
+impl Plan {
+    /// Of a call with rows.
+    pub(crate) fn new(gpu: &Gpu, call: &Call<'_>, cutting: &Cutting) -> Result<Plan> {
+        let label = call.kind.name();
+        let reduced = call.options.reduced(call.x.shape)?;
+        let (rows, len, records) = (cutting.layout.rows(), cutting.layout.len(), cutting.records());
+        for (what, need, have) in [
+            ("elements of a row", len, u32::MAX as usize - 8),
+            (
+                "chunks of all rows",
+                rows.saturating_mul(records),
+                u32::MAX as usize / 2,
+            ),
+        ] {
+            if need > have {
+                return Err(Error::Limit {
+                    what,
+                    need: need as u64,
+                    have: have as u64,
+                });
+            }
+        }
+        let capabilities = gpu.capabilities();
 
-    // The kernel's innermost dimension first; the cut one last, where its stride has a place of its own.
-    let mut inner = [1u32; 4];
-    let mut steps = [[0u32; 4]; 2];
-    for (i, dim) in content.iter().rev().enumerate() {
-        let slot = if i + 1 == content.len() && i > 0 { 3 } else { i };
-        inner[slot] = dim.size as u32;
-        for (step, &stride) in steps.iter_mut().zip(&dim.strides) {
-            step[slot] = stride as u32;
-        }
-    }
-    let divisor = len as f64 - call.options.correction;
-    let common = Params {
-        inner,
-        x_steps: steps[0],
-        w_steps: steps[1],
-        count: pair(len as f64),
-        divisor: pair(divisor.max(0.0)),
-        kept: rows as u32,
-        records: records as u32,
-        chunks: cutting.chunks as u32,
-        part: cutting.part as u32,
-        cut: cutting.cut.size as u32,
-        below: cutting.below() as u32,
-        fan: FAN as u32,
-        elements: len as u32,
-        ..Params::default()
-    };
-    let mut binder = Binder {
-        dispatches: Dispatches::new(gpu, label),
-        max_workgroups: capabilities.max_workgroups,
-    };
-    let nothing_read = len == 0;
-    let mut readers = vec![(Role::X, call.x, cutting.map(0, call.x.offset))];
-    if let Some(w) = call.second {
-        readers.push((Role::Second, w, cutting.map(1, w.offset)));
-    }
-    if nothing_read {
-        // Neither place nor strides of what is not there may matter to the plan.
-        for (_, _, map) in &mut readers {
-            map.offset = 0;
-            map.dims.iter_mut().for_each(|d| d.stride = 0);
-        }
-    }
-    let result = (Role::Y, call.y, cutting.result_map(call.y, &reduced));
-    if records == 1 {
-        readers.push(result);
-        let kernel = gpu.kernel(label, &variant.source(), "reduce_rows")?;
-        for window in plan(&readers, &budget(&variant))? {
-            binder.add(&kernel, &variant, &readers, &window, common, Vec::new())?;
-        }
-        return binder.dispatches.finish();
-    }
+        let content = cutting.content();
+        let inner_len = content.last().map_or(1, |d| d.size);
+        let quads_in_chunk = cutting.elements().min(len) / inner_len.max(1) * inner_len.div_ceil(4);
+        // Few widths, since each is a pipeline to be built.
+        let width = match quads_in_chunk {
+            0..=1 => 1,
+            2..=4 => 4,
+            _ => VIRTUAL,
+        };
+        let narrow = capabilities.narrow_team();
+        let wide =
+            !capabilities.software && !cutting.columns && quads_in_chunk >= 1024 && capabilities.max_invocations >= 256;
+        let (team, accumulators) = if cutting.columns {
+            (1, 2.min(width))
+        } else if wide {
+            (256, 1)
+        } else {
+            let team = width.min(narrow);
+            (team, width / team)
+        };
+        let workgroup = |team: u32| {
+            let usual: u32 = if capabilities.software { 64 } else { 128 };
+            usual.max(team).min(capabilities.max_invocations)
+        };
+        // Integers add up to the same in any tree, so an exact sum is free to take whatever team is fast.
+        let exact = call.options.is_reproducible(call.kind);
+        let (team, accumulators) = if exact {
+            (exact_team(capabilities, cutting, quads_in_chunk), 1)
+        } else {
+            (team, accumulators)
+        };
+        let variant = Variant {
+            kind: call.kind,
+            output: call.output,
+            mode: call.options.mode,
+            dtype: call.x.dtype,
+            dims: content.len() as u32,
+            columns: cutting.columns,
+            team,
+            accumulators,
+            workgroup: workgroup(team),
+            subgroups: !exact && capabilities.subgroup > 1 && team > 1,
+            lanes: capabilities.subgroup,
+            shader_f16: capabilities.shader_f16,
+            unroll: !capabilities.software,
+            all_read_write: call.shared,
+            quads: [
+                aligned(&call.x, 0, cutting),
+                call.second.is_some_and(|w| aligned(&w, 1, cutting)),
+            ],
+        };
+        let merging = Variant {
+            dims: 1,
+            columns: false,
+            team: narrow,
+            accumulators: if exact { 1 } else { VIRTUAL / narrow },
+            workgroup: workgroup(narrow),
+            subgroups: !exact && capabilities.subgroup > 1 && narrow > 1,
+            quads: [false; 2],
+            ..variant
+        };
+        let budget = |variant: &Variant| Budget {
+            binding: capabilities.max_binding,
+            alignment: capabilities.storage_alignment,
+            elements: match (capabilities.software, exact) {
+                (true, false) => 1 << 23,
+                (true, true) => 1 << 21,
+                (false, _) => 1 << 28,
+            },
+            rows: (u64::from(capabilities.max_workgroups).pow(2) * u64::from(variant.workgroup / variant.team))
+                .min(1 << 30),
+        };
 
-    let owned;
-    let (buffer, offset) = match call.workspace {
-        Some((buffer, offset)) => (buffer, offset),
-        None => {
-            owned = gpu.create_buffer("macheps workspace", cutting.workspace(), wgpu::BufferUsages::STORAGE)?;
-            (&owned, 0)
+        // The kernel's innermost dimension first; the cut one last, where its stride has a place of its own.
+        let mut inner = [1u32; 4];
+        let mut steps = [[0u32; 4]; 2];
+        for (i, dim) in content.iter().rev().enumerate() {
+            let slot = if i + 1 == content.len() && i > 0 { 3 } else { i };
+            inner[slot] = dim.size as u32;
+            for (step, &stride) in steps.iter_mut().zip(&dim.strides) {
+                step[slot] = stride as u32;
+            }
         }
-    };
-    let mut regions = Vec::new();
-    let mut at = offset;
-    for records in cutting.stages() {
-        let size = rows as u64 * records as u64 * cutting.record;
-        if size > capabilities.max_binding {
-            return Err(Error::Limit {
-                what: "bytes of workspace in one storage binding",
-                need: size,
-                have: capabilities.max_binding,
-            });
+        let divisor = len as f64 - call.options.correction;
+        let common = Params {
+            inner,
+            x_steps: steps[0],
+            w_steps: steps[1],
+            count: pair(len as f64),
+            divisor: pair(divisor.max(0.0)),
+            kept: rows as u32,
+            records: records as u32,
+            chunks: cutting.chunks as u32,
+            part: cutting.part as u32,
+            cut: cutting.cut.size as u32,
+            below: cutting.below() as u32,
+            fan: FAN as u32,
+            elements: len as u32,
+            ..Params::default()
+        };
+        let nothing_read = len == 0;
+        let mut readers: Vec<Placed> = std::iter::once(call.x)
+            .chain(call.second)
+            .enumerate()
+            .map(|(t, operand)| Placed {
+                map: cutting.map(t, operand.offset),
+                element: operand.dtype.size() as u64,
+                bytes: operand.bytes,
+            })
+            .collect();
+        if nothing_read {
+            // Neither place nor strides of what is not there may matter to the plan.
+            for Placed { map, .. } in &mut readers {
+                map.offset = 0;
+                map.dims.iter_mut().for_each(|d| d.stride = 0);
+            }
         }
-        regions.push((records, at, size));
-        at += size.next_multiple_of(256);
-    }
-    let region = |name, &(_, offset, size): &(usize, u64, u64)| Bind {
-        name,
-        buffer: buffer.clone(),
-        offset,
-        size,
-    };
-    let kernel = gpu.kernel(label, &variant.source(), "reduce_chunks")?;
-    for window in plan(&readers, &budget(&variant))? {
-        binder.add(
-            &kernel,
-            &variant,
-            &readers,
-            &window,
+        let result = Placed {
+            map: cutting.result_map(call.y, &reduced),
+            element: call.y.dtype.size() as u64,
+            bytes: call.y.buffer.size(),
+        };
+        let (mut regions, mut results, mut workspace) = (Vec::new(), Vec::new(), None);
+        if records == 1 {
+            readers.push(result);
+        } else {
+            let (buffer, mut at) = match call.workspace {
+                Some((buffer, offset)) => (buffer.clone(), offset),
+                None => (
+                    gpu.create_buffer("macheps workspace", cutting.workspace(), wgpu::BufferUsages::STORAGE)?,
+                    0,
+                ),
+            };
+            workspace = Some(buffer);
+            for records in cutting.stages() {
+                let size = cutting.region(records);
+                if size > capabilities.max_binding {
+                    return Err(Error::Limit {
+                        what: "bytes of workspace in one storage binding",
+                        need: size,
+                        have: capabilities.max_binding,
+                    });
+                }
+                regions.push((records, at, size));
+                at += size.next_multiple_of(256);
+            }
+            results = windows(&[result], &budget(&merging))?;
+        }
+        Ok(Plan {
+            label,
+            rows,
+            records,
+            variant,
+            merging,
             common,
-            vec![region("partials", &regions[0])],
-        )?;
+            most: budget(&merging).rows.min(1 << 24) as usize,
+            windows: windows(&readers, &budget(&variant))?,
+            results,
+            y: call.y.buffer.clone(),
+            workspace,
+            regions,
+        })
     }
-    let source = merging.source();
-    let most = budget(&merging).rows.min(1 << 24) as usize;
-    for pair in regions.windows(2) {
-        let kernel = gpu.kernel(label, &source, "merge_records")?;
-        let groups = rows * pair[1].0;
-        for first in (0..groups).step_by(most) {
-            let window = Window {
-                first_row: first,
-                rows: most.min(groups - first),
-                sizes: [1; 4],
-                parts: Vec::new(),
-            };
-            let params = Params {
-                records: pair[0].0 as u32,
-                ..common
-            };
-            let binds = vec![region("partials", &pair[0]), region("merged", &pair[1])];
-            binder.add(&kernel, &merging, &[], &window, params, binds)?;
+
+    /// The windows in pieces whose bytes of an input are at most `most`, for inputs of the same geometry. A window is at most a binding.
+    pub(crate) fn take_pieces(&mut self, most: u64) -> Vec<Piece> {
+        let mut windows = std::mem::take(&mut self.windows);
+        // Each has records or results of its own, so any order will do.
+        windows.sort_by_key(|w| w.parts[0].offset);
+        let mut pieces: Vec<Piece> = Vec::new();
+        for window in windows {
+            let part = &window.parts[0];
+            let (begin, end) = (part.offset, part.offset + part.size);
+            match pieces.last_mut() {
+                Some(piece) if end.max(piece.bytes.end) - piece.bytes.start <= most => {
+                    piece.bytes.end = end.max(piece.bytes.end);
+                    piece.windows.push(window);
+                }
+                _ => pieces.push(Piece {
+                    bytes: begin..end,
+                    windows: vec![window],
+                }),
+            }
         }
+        pieces
     }
-    let last = &regions[regions.len() - 1];
-    let params = Params {
-        records: last.0 as u32,
-        ..common
-    };
-    let kernel = gpu.kernel(label, &source, "merge_rows")?;
-    let results = [result];
-    for window in plan(&results, &budget(&merging))? {
-        binder.add(
-            &kernel,
-            &merging,
-            &results,
-            &window,
-            params,
-            vec![region("partials", last)],
-        )?;
+
+    fn region(&self, name: &'static str, &(_, offset, size): &(usize, u64, u64)) -> Option<Bind> {
+        let buffer = self.workspace.clone()?;
+        Some(Bind {
+            name,
+            buffer,
+            offset,
+            size,
+        })
     }
-    binder.dispatches.finish()
+
+    /// Dispatches over these windows and, after the last of all, those that merge records.
+    pub(crate) fn recording(
+        &self,
+        gpu: &Gpu,
+        windows: &[Window],
+        inputs: &[Input<'_>],
+        last: bool,
+    ) -> Result<Recording> {
+        let max_workgroups = gpu.capabilities().max_workgroups;
+        let mut binder = Binder {
+            dispatches: Dispatches::new(gpu, self.label),
+            max_workgroups,
+        };
+        let mut places: Vec<Place<'_>> = [Role::X, Role::Second]
+            .into_iter()
+            .zip(inputs)
+            .map(|(role, input)| (role, input.buffer, input.begin))
+            .collect();
+        let result = (Role::Y, &self.y, 0);
+        let mut entry = "reduce_chunks";
+        if self.records == 1 {
+            places.push(result);
+            entry = "reduce_rows";
+        }
+        let kernel = gpu.kernel(self.label, &self.variant.source(), entry)?;
+        for window in windows {
+            let partials = self.regions.first().and_then(|first| self.region("partials", first));
+            binder.add(
+                &kernel,
+                &self.variant,
+                &places,
+                window,
+                self.common,
+                partials.into_iter().collect(),
+            )?;
+        }
+        let Some(end) = self.regions.last().filter(|_| last) else {
+            return binder.dispatches.finish();
+        };
+        let source = self.merging.source();
+        for pair in self.regions.windows(2) {
+            let kernel = gpu.kernel(self.label, &source, "merge_records")?;
+            let groups = self.rows * pair[1].0;
+            for first in (0..groups).step_by(self.most) {
+                let window = Window {
+                    first_row: first,
+                    rows: self.most.min(groups - first),
+                    sizes: [1; 4],
+                    parts: Vec::new(),
+                };
+                let params = Params {
+                    records: pair[0].0 as u32,
+                    ..self.common
+                };
+                let binds = [("partials", &pair[0]), ("merged", &pair[1])];
+                let binds = binds.into_iter().filter_map(|(name, region)| self.region(name, region));
+                binder.add(&kernel, &self.merging, &[], &window, params, binds.collect())?;
+            }
+        }
+        let params = Params {
+            records: end.0 as u32,
+            ..self.common
+        };
+        let kernel = gpu.kernel(self.label, &source, "merge_rows")?;
+        for window in &self.results {
+            let partials = self.region("partials", end).into_iter().collect();
+            binder.add(&kernel, &self.merging, &[result], window, params, partials)?;
+        }
+        binder.dispatches.finish()
+    }
 }
 
 /// A tensor's part in the call.
@@ -775,15 +915,23 @@ enum Role {
     Y,
 }
 
-type Placed<'a> = (Role, &'a BufferView, RowMap);
+/// A tensor for the planner: its rows, bytes an element takes, and bytes of what it lies in.
+struct Placed {
+    map: RowMap,
+    element: u64,
+    bytes: u64,
+}
 
-fn plan(views: &[Placed<'_>], budget: &Budget) -> Result<Vec<Window>> {
-    let planned: Vec<Planned<'_>> = views
+/// A tensor's buffer, and which of its bytes come first there.
+type Place<'a> = (Role, &'a wgpu::Buffer, u64);
+
+fn windows(tensors: &[Placed], budget: &Budget) -> Result<Vec<Window>> {
+    let planned: Vec<Planned<'_>> = tensors
         .iter()
-        .map(|(_, view, map)| Planned {
-            rows: map,
-            element: view.dtype.size() as u64,
-            buffer: view.buffer.size(),
+        .map(|tensor| Planned {
+            rows: &tensor.map,
+            element: tensor.element,
+            buffer: tensor.bytes,
         })
         .collect();
     plan_windows(&planned, budget, false)
@@ -799,7 +947,7 @@ impl Binder<'_> {
         &mut self,
         kernel: &Arc<Kernel>,
         variant: &Variant,
-        views: &[Placed<'_>],
+        places: &[Place<'_>],
         window: &Window,
         mut params: Params,
         mut bindings: Vec<Bind>,
@@ -810,18 +958,18 @@ impl Binder<'_> {
         params.first_row = window.first_row as u32;
         params.grid_x = grid[0];
         params.sizes = window.sizes;
-        for ((role, view, _), part) in views.iter().zip(&window.parts) {
+        for (&(role, buffer, begin), part) in places.iter().zip(&window.parts) {
             let (name, strides) = match role {
                 Role::X => ("x_data", &mut params.x_strides),
                 Role::Second => ("w_data", &mut params.w_strides),
                 Role::Y => ("y_data", &mut params.y_strides),
             };
             *strides = part.strides;
-            params.bases[*role as usize] = part.base;
+            params.bases[role as usize] = part.base;
             bindings.push(Bind {
                 name,
-                buffer: view.buffer.clone(),
-                offset: part.offset,
+                buffer: buffer.clone(),
+                offset: part.offset - begin,
                 size: part.size,
             });
         }
@@ -863,7 +1011,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                 let quads = turn.is_multiple_of(2) && !columns;
                 let variant = Variant {
                     kind,
-                    output: if kind.is_arg() { Output::Index } else { Output::Value },
+                    output: Output::of(kind),
                     mode: [SumMode::Pairwise, SumMode::Compensated][turn % 2],
                     dtype,
                     dims: 1 + turn as u32 % 4,

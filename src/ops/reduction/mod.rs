@@ -57,6 +57,7 @@
 //! Golub and LeVeque (1979).
 
 pub mod bounds;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod gradient;
@@ -231,6 +232,7 @@ impl Reduction {
     /// Those of [`Reduction::bind`] about shapes and limits.
     pub fn workspace_size(&self, x: &BufferView, second: Option<&BufferView>) -> Result<u64> {
         self.options.check(self.kind, x.shape())?;
+        let (x, second) = (x.into(), second.map(kernels::Operand::from));
         Ok(kernels::cutting(&self.gpu, self.kind, &self.options, x, second, self.chunk)?.workspace())
     }
 
@@ -280,22 +282,26 @@ impl Reduction {
         let need = self.workspace_size(x, views.second.as_ref())?;
         let all: Vec<_> = inputs().chain([("y", y)]).collect();
         let workspace = check_workspace(views.workspace.as_ref(), need, &all)?;
+        let written = [Some(&y.buffer), workspace.map(|(buffer, _)| buffer)];
         let call = kernels::Call {
             kind: self.kind,
-            output: if self.kind.is_arg() {
-                kernels::Output::Index
-            } else {
-                kernels::Output::Value
-            },
+            output: kernels::Output::of(self.kind),
             options: &self.options,
-            x,
-            second: views.second.as_ref(),
+            x: x.into(),
+            second: views.second.as_ref().map(kernels::Operand::from),
             y: &fitted,
             workspace,
             chunk: self.chunk,
+            shared: inputs().any(|(_, read)| written.iter().flatten().any(|&buffer| read.buffer == *buffer)),
         };
+        let inputs: Vec<_> = inputs()
+            .map(|(_, view)| kernels::Input {
+                buffer: &view.buffer,
+                begin: 0,
+            })
+            .collect();
         Ok(BoundReduction {
-            recording: kernels::bind(&self.gpu, &call)?,
+            recording: kernels::bind(&self.gpu, &call, &inputs)?,
         })
     }
 

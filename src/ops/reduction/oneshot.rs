@@ -1,15 +1,22 @@
 //! One call from host data to host data, on a GPU or on the CPU path; and tensors on the device.
 
-use super::layout::Layout;
+use super::kernels::{self, Call, Input, Operand, Piece, Plan};
+use super::layout::{Dim, Layout};
 use super::options::{ReductionKind, ReductionOptions};
 use super::{BoundReduction, Reduction, ReductionGradientViews, ReductionViews, bounds, cpu, reference};
 use crate::accuracy::{MaxError, check};
 use crate::context::{Context, CrossCheck};
-use crate::element::Element;
+use crate::element::{DType, Element};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Recording};
-use crate::job::{self, Job, Simple, allocate, checked_rows, elements};
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::Recording;
+use crate::gpu::{BufferView, Gpu};
+use crate::job::{self, BoundJob, Job, Simple, allocate, append, checked_rows, elements};
+use crate::rows::{RowDim, RowMap, contiguous_strides};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
+use std::collections::VecDeque;
 
 /// Input of a reduction in host memory.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +94,7 @@ impl<'a, T: Element> Problem<'a, T> {
         })
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_chunk(mut self, chunk: Option<usize>) -> Self {
         self.chunk = chunk;
         self
@@ -109,6 +117,7 @@ impl<'a, T: Element> Problem<'a, T> {
         reference::row(self.kind, &x, &second, self.options.correction)
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
@@ -150,13 +159,12 @@ impl<'a, T: Element> Problem<'a, T> {
         let shape = self.options.output_shape(self.input.shape)?;
         let x = view(self.input.x)?;
         let second = self.input.second.map(view).transpose()?;
-        // Indices take the place of f32.
-        let (y, size) = if self.kind.is_arg() {
-            (Tensor::<f32>::on_gpu(gpu, &shape)?.view(), 4)
+        let y = if self.kind.is_arg() {
+            Tensor::<f32>::on_gpu(gpu, &shape)?.view()
         } else {
-            (Tensor::<T>::on_gpu(gpu, &shape)?.view(), T::DTYPE.size())
+            Tensor::<T>::on_gpu(gpu, &shape)?.view()
         };
-        let y = y.ok_or_else(|| gpu.lost_error())?;
+        let (y, size) = (y.ok_or_else(|| gpu.lost_error())?, self.result_type().size());
         let buffer = y.buffer.clone();
         let mut reduction = Reduction::new(gpu, self.kind, T::DTYPE, self.options.clone())?;
         reduction.chunk = self.chunk;
@@ -170,9 +178,225 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 }
 
+/// A call bound to buffers of its own: all of it or, where its input passes the largest buffer, a piece of that.
+pub(super) struct OnDevice<T> {
+    part: Simple,
+    /// Rows that are done together: those under way, and those to come.
+    group: Option<Group<T>>,
+    groups: VecDeque<RowMap>,
+}
+
+impl<T> BoundJob for OnDevice<T> {
+    fn recording(&self) -> &Recording {
+        self.part.recording()
+    }
+
+    fn outputs(&self) -> Vec<(&wgpu::Buffer, u64)> {
+        self.part.outputs()
+    }
+}
+
+/// Rows under way, whose pieces leave records until the last of them merges these.
+struct Group<T> {
+    plan: Plan,
+    pieces: VecDeque<Piece>,
+    /// x and the second tensor where these rows' elements lie among many others.
+    copies: Vec<Vec<T>>,
+    output: (wgpu::Buffer, u64),
+}
+
+/// Where the elements of some rows lie.
+struct Geometry {
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset: usize,
+    /// Elements from the first to the last.
+    extent: usize,
+}
+
+impl Geometry {
+    fn operand(&self, dtype: DType, elements: usize) -> Operand<'_> {
+        Operand {
+            dtype,
+            shape: &self.shape,
+            strides: &self.strides,
+            offset: self.offset,
+            bytes: ((elements * dtype.size()) as u64).next_multiple_of(4),
+        }
+    }
+
+    /// The elements in C order.
+    fn gather<T: Element>(&self, values: &[T]) -> Result<Vec<T>> {
+        let Some(last) = self.shape.len().checked_sub(1) else {
+            return Ok(values.to_vec());
+        };
+        let lines = RowMap::strided(&self.shape, &self.strides, self.offset, last);
+        let mut all = Vec::new();
+        append(&mut all, Vec::new(), lines.rows() * lines.len)?;
+        for line in 0..lines.rows() {
+            all.extend_from_slice(&values[lines.start(line)..][..lines.len]);
+        }
+        Ok(all)
+    }
+}
+
+impl Geometry {
+    /// Puts elements in C order to their places: the inverse of `gather`.
+    fn scatter<T: Element>(&self, part: &[T], all: &mut [T]) {
+        let Some(last) = self.shape.len().checked_sub(1) else {
+            return all.copy_from_slice(part);
+        };
+        let lines = RowMap::strided(&self.shape, &self.strides, self.offset, last);
+        for (line, values) in part.chunks(lines.len.max(1)).enumerate() {
+            all[lines.start(line)..][..values.len()].copy_from_slice(values);
+        }
+    }
+}
+
+impl<T: Element> Problem<'_, T> {
+    /// The rows of the result, as a map of where they begin in x.
+    fn row_map(&self) -> RowMap {
+        let row = |dim: &Dim| RowDim {
+            size: dim.size,
+            stride: dim.strides[0],
+        };
+        RowMap {
+            offset: 0,
+            dims: self.layout.kept.iter().map(row).collect(),
+            len: 1,
+            len_stride: 0,
+        }
+    }
+
+    /// The elements of some rows as they lie in x.
+    fn geometry(&self, rows: &RowMap) -> Result<Geometry> {
+        let reduced = self.options.reduced(self.input.shape)?;
+        let mut sizes = rows.dims.iter().map(|d| d.size);
+        let size = |(&size, &gone): (&usize, &bool)| if gone { size } else { sizes.next().unwrap_or(1) };
+        let shape: Vec<usize> = self.input.shape.iter().zip(&reduced).map(size).collect();
+        let strides = contiguous_strides(self.input.shape);
+        let steps = shape.iter().zip(&strides).map(|(size, stride)| (size - 1) * stride);
+        Ok(Geometry {
+            extent: steps.sum::<usize>() + 1,
+            shape,
+            strides,
+            offset: rows.offset,
+        })
+    }
+
+    /// The same, C-ordered, where the elements are better copied than uploaded with what lies between them.
+    fn apart(&self, rows: &RowMap) -> Result<Option<Geometry>> {
+        let lying = self.geometry(rows)?;
+        let count: usize = lying.shape.iter().product();
+        Ok((count < lying.extent / 2).then(|| Geometry {
+            strides: contiguous_strides(&lying.shape),
+            offset: 0,
+            extent: count,
+            ..lying
+        }))
+    }
+
+    /// The rows in groups whose records and results fit the device's buffers.
+    fn groups(&self, gpu: &Gpu) -> Result<VecDeque<RowMap>> {
+        let capabilities = gpu.capabilities();
+        let all = self.row_map();
+        let mut most = self.rows.max(1);
+        loop {
+            let groups: VecDeque<RowMap> = all.groups(most).into_iter().map(|(_, rows)| rows).collect();
+            let rows = &groups[0];
+            let place = match self.apart(rows)? {
+                Some(copied) => copied,
+                None => self.geometry(rows)?,
+            };
+            let x = place.operand(T::DTYPE, self.input.x.len());
+            let second = self.input.second.map(|_| x);
+            let cutting = kernels::cutting(gpu, self.kind, self.options, x, second, self.chunk)?;
+            let results = (rows.rows() * self.result_type().size()) as u64;
+            // What does not fit with a single row is refused where it is bound.
+            if most == 1 || (cutting.fits(capabilities) && results <= capabilities.max_buffer) {
+                return Ok(groups);
+            }
+            most = most.div_ceil(2);
+        }
+    }
+
+    /// Indices take the place of f32.
+    fn result_type(&self) -> DType {
+        if self.kind.is_arg() { DType::F32 } else { T::DTYPE }
+    }
+
+    fn start_group(&self, gpu: &Gpu, rows: &RowMap) -> Result<Group<T>> {
+        use wgpu::BufferUsages as U;
+        let inputs = || std::iter::once(self.input.x).chain(self.input.second);
+        let lying = self.geometry(rows)?;
+        let (place, copies) = match self.apart(rows)? {
+            Some(copied) => (
+                copied,
+                inputs().map(|values| lying.gather(values)).collect::<Result<_>>()?,
+            ),
+            None => (lying, Vec::new()),
+        };
+        let elements = if copies.is_empty() {
+            self.input.x.len()
+        } else {
+            place.extent
+        };
+        let x = place.operand(T::DTYPE, elements);
+        let reduced = self.options.reduced(self.input.shape)?;
+        let kept = |(&size, &gone): (&usize, &bool)| if gone { 1 } else { size };
+        let shape: Vec<usize> = place.shape.iter().zip(&reduced).map(kept).collect();
+        let bytes = (rows.rows() * self.result_type().size()) as u64;
+        let buffer = gpu.create_buffer("macheps y", bytes, U::STORAGE | U::COPY_SRC)?;
+        let call = Call {
+            kind: self.kind,
+            output: kernels::Output::of(self.kind),
+            options: self.options,
+            x,
+            second: self.input.second.map(|_| x),
+            y: &BufferView::new(&buffer, self.result_type(), &shape),
+            workspace: None,
+            chunk: self.chunk,
+            shared: false,
+        };
+        let cutting = kernels::cutting(gpu, call.kind, call.options, call.x, call.second, call.chunk)?;
+        let mut plan = Plan::new(gpu, &call, &cutting)?;
+        Ok(Group {
+            pieces: plan.take_pieces(gpu.capabilities().max_buffer).into(),
+            plan,
+            copies,
+            output: (buffer, bytes),
+        })
+    }
+
+    /// Uploads and binds the next piece of the group.
+    fn bind_piece(&self, gpu: &Gpu, group: &mut Group<T>) -> Result<Simple> {
+        let Some(piece) = group.pieces.pop_front() else {
+            return Ok(Simple::default());
+        };
+        let last = group.pieces.is_empty();
+        let host: Vec<&[T]> = match group.copies.is_empty() {
+            true => std::iter::once(self.input.x).chain(self.input.second).collect(),
+            false => group.copies.iter().map(Vec::as_slice).collect(),
+        };
+        let upload = |values: &&[T]| {
+            let bytes: &[u8] = bytemuck::cast_slice(values);
+            // Windows are whole words, values need not be.
+            let end = bytes.len().min(piece.bytes.end as usize);
+            gpu.upload("macheps x", &bytes[piece.bytes.start as usize..end])
+        };
+        let buffers = host.iter().map(upload).collect::<Result<Vec<_>>>()?;
+        let begin = piece.bytes.start;
+        let inputs: Vec<_> = buffers.iter().map(|buffer| Input { buffer, begin }).collect();
+        Ok(Simple {
+            recording: group.plan.recording(gpu, &piece.windows, &inputs, last)?,
+            outputs: last.then(|| group.output.clone()).into_iter().collect(),
+        })
+    }
+}
+
 impl<T: Element> Job for Problem<'_, T> {
     type Output = Reduced<T>;
-    type Bound = Simple;
+    type Bound = OnDevice<T>;
 
     fn name(&self) -> &'static str {
         self.kind.name()
@@ -187,29 +411,77 @@ impl<T: Element> Job for Problem<'_, T> {
         Ok(Reduced::Values(y))
     }
 
-    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
-        let (bound, buffer, bytes) = self.bound_on(gpu)?;
-        Ok(Simple {
-            recording: bound.into_recording(),
+    fn bind(&self, gpu: &Gpu) -> Result<OnDevice<T>> {
+        let mut bound = OnDevice {
+            part: Simple::default(),
+            group: None,
+            groups: VecDeque::new(),
+        };
+        if !self.input.x.is_empty() {
+            let bytes = std::mem::size_of_val(self.input.x) as u64;
+            bound.groups = self.groups(gpu)?;
+            if bytes > gpu.capabilities().max_buffer || bound.groups.len() > 1 {
+                self.bind_next(gpu, &mut bound)?;
+                return Ok(bound);
+            }
+            bound.groups.clear();
+        }
+        let (whole, buffer, bytes) = self.bound_on(gpu)?;
+        bound.part = Simple {
+            recording: whole.into_recording(),
             outputs: vec![(buffer, bytes)],
-        })
+        };
+        Ok(bound)
+    }
+
+    fn bind_next(&self, gpu: &Gpu, bound: &mut OnDevice<T>) -> Result<bool> {
+        // The buffers of the part that is done make room first.
+        bound.part = Simple::default();
+        if bound.group.as_ref().is_none_or(|group| group.pieces.is_empty()) {
+            bound.group = None;
+            let Some(rows) = bound.groups.pop_front() else {
+                return Ok(false);
+            };
+            bound.group = Some(self.start_group(gpu, &rows)?);
+        }
+        if let Some(group) = &mut bound.group {
+            bound.part = self.bind_piece(gpu, group)?;
+        }
+        Ok(true)
     }
 
     fn decode(&self, outputs: &[&[u8]]) -> Result<Reduced<T>> {
+        // Pieces before the last give nothing.
+        let bytes = outputs.first().copied().unwrap_or_default();
         if !self.kind.is_arg() {
-            return Ok(Reduced::Values(elements(outputs[0])));
+            return Ok(Reduced::Values(elements(bytes)));
         }
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(outputs[0]);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
         Ok(Reduced::Indices(words.into_iter().map(u64::from).collect()))
     }
 
-    fn cross_check(&self, how: CrossCheck, output: &Reduced<T>, _: Option<&Simple>) -> Result<()> {
+    fn join(&self, parts: Vec<Reduced<T>>) -> Result<Reduced<T>> {
+        let (mut values, mut indices) = (Vec::new(), Vec::new());
+        for part in parts {
+            match part {
+                Reduced::Values(part) => append(&mut values, part, self.rows)?,
+                Reduced::Indices(part) => append(&mut indices, part, self.rows)?,
+            }
+        }
+        Ok(match self.kind.is_arg() {
+            true => Reduced::Indices(indices),
+            false => Reduced::Values(values),
+        })
+    }
+
+    fn cross_check(&self, how: CrossCheck, output: &Reduced<T>, _: Option<&OnDevice<T>>) -> Result<()> {
         self.compare(how, output)
     }
 }
 
 impl<T: Element> Problem<'_, T> {
     /// Records the call on a device.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
         Ok(self.bound_on(gpu)?.0.into_recording())
     }
@@ -244,12 +516,16 @@ fn indices<T: Element>(kind: ReductionKind, reduced: Reduced<T>) -> Result<Vec<u
 /// `input.x` has as many elements as `input.shape` says, and so has the second tensor of a dot product. Empty ones are valid.
 ///
 /// # Cost
-/// On a GPU: upload, one submission, readback, and buffers of its own. On the CPU path one pass over memory, on all threads.
+/// On a GPU: upload, one submission, readback, and buffers of its own; input beyond the largest buffer goes in pieces, each
+/// uploaded and submitted when the one before is done, whose records are merged at the end: the same dispatches as in one piece, and the same
+/// bounds. Rows whose results or records pass a buffer go in groups, each with an upload of its own. On the CPU path one pass over
+/// memory, on all threads.
 ///
 /// # Errors
 /// [`Error::Shape`] for shapes, lengths and axes that do not fit, and for minima and maxima of nothing; [`Error::Option`] for a
 /// correction that is negative or not finite; [`Error::Unsupported`] for argmin and argmax ([`arg_reduce`] does them);
-/// [`Error::Limit`], [`Error::DeviceLost`], [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
+/// [`Error::Limit`] for rows of more than about 2^32 elements and for other limits of the device, [`Error::DeviceLost`],
+/// [`Error::Timeout`], and [`Error::Mismatch`] from a cross-check.
 ///
 /// ```
 /// use macheps::{Context, ReductionInput, ReductionKind, ReductionOptions};
@@ -476,32 +752,66 @@ impl<'a, T: Element> GradientProblem<'a, T> {
         );
     }
 
-    fn bound_on(&self, gpu: &Gpu) -> Result<(BoundReduction, wgpu::Buffer)> {
+    /// The rows in groups that fit the device's buffers, each with its first one.
+    fn groups(&self, gpu: &Gpu) -> VecDeque<(usize, RowMap)> {
+        let p = &self.problem;
+        // Beside the elements there are up to 64 bytes a row of what the gradient needs of it.
+        let row = (p.layout.len() * T::DTYPE.size()).max(64) as u64;
+        let most = (gpu.capabilities().max_buffer / row).max(1);
+        p.row_map().groups(usize::try_from(most).unwrap_or(usize::MAX)).into()
+    }
+
+    /// Whether a row alone is more than a buffer of the device holds: the CPU code takes such calls.
+    fn is_beyond(&self, gpu: &Gpu) -> bool {
+        let row = self.problem.layout.len().saturating_mul(T::DTYPE.size());
+        self.problem.rows > 0 && row as u64 > gpu.capabilities().max_buffer
+    }
+
+    /// Uploads and binds a group of rows: the call as it is, or its elements gathered.
+    fn bind_rows(&self, gpu: &Gpu, first: usize, rows: &RowMap) -> Result<Simple> {
         let p = &self.problem;
         let context = Context::from_gpu(gpu.clone());
         let view = |values: &[T], shape: &[usize]| {
             let tensor = context.upload(values, shape)?;
             tensor.view().ok_or_else(|| gpu.lost_error())
         };
+        let whole = rows.rows() == p.rows;
+        let (shape, [x, second]) = if whole || p.input.x.is_empty() {
+            let second = p.input.second.map(|w| view(w, p.input.shape)).transpose()?;
+            (p.input.shape.to_vec(), [Some(view(p.input.x, p.input.shape)?), second])
+        } else {
+            let place = p.geometry(rows)?;
+            let gathered = |values: &[T]| view(&place.gather(values)?, &place.shape);
+            let second = p.input.second.map(gathered).transpose()?;
+            (place.shape.clone(), [Some(gathered(p.input.x)?), second])
+        };
+        let Some(x) = x else {
+            return Ok(Simple::default());
+        };
         let mut reduction = Reduction::new(gpu, p.kind, T::DTYPE, p.options.clone())?;
         reduction.chunk = p.chunk;
-        let dx = Tensor::<T>::on_gpu(gpu, p.input.shape)?
+        let dx = Tensor::<T>::on_gpu(gpu, &shape)?
             .view()
             .ok_or_else(|| gpu.lost_error())?;
-        let buffer = dx.buffer.clone();
+        let output = dx.buffer.clone();
+        let bytes = (shape.iter().product::<usize>() * T::DTYPE.size()) as u64;
         let bound = reduction.bind_backward(&ReductionGradientViews {
-            x: view(p.input.x, p.input.shape)?,
-            second: p.input.second.map(|w| view(w, p.input.shape)).transpose()?,
-            upstream: view(self.upstream, &p.options.output_shape(p.input.shape)?)?,
+            x,
+            second,
+            upstream: view(&self.upstream[first..][..rows.rows()], &p.options.output_shape(&shape)?)?,
             dx,
             workspace: None,
         })?;
-        Ok((bound, buffer))
+        Ok(Simple {
+            recording: bound.into_recording(),
+            outputs: vec![(output, bytes)],
+        })
     }
 
     /// Records the call on a device.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
-        Ok(self.bound_on(gpu)?.0.into_recording())
+        Ok(self.bind_rows(gpu, 0, &self.problem.row_map())?.recording)
     }
 
     /// Recomputes the gradients of rows by the oracle and compares; gives the largest error as a fraction of its bound.
@@ -531,9 +841,25 @@ impl<'a, T: Element> GradientProblem<'a, T> {
     }
 }
 
+/// A gradient on a device: the rows at hand, and those that are still to come.
+pub(super) struct GradientOnDevice {
+    part: Simple,
+    rest: VecDeque<(usize, RowMap)>,
+}
+
+impl BoundJob for GradientOnDevice {
+    fn recording(&self) -> &crate::gpu::Recording {
+        self.part.recording()
+    }
+
+    fn outputs(&self) -> Vec<(&wgpu::Buffer, u64)> {
+        self.part.outputs()
+    }
+}
+
 impl<T: Element> Job for GradientProblem<'_, T> {
     type Output = Vec<T>;
-    type Bound = Simple;
+    type Bound = GradientOnDevice;
 
     fn name(&self) -> &'static str {
         self.problem.kind.backward_name()
@@ -545,19 +871,41 @@ impl<T: Element> Job for GradientProblem<'_, T> {
         Ok(dx)
     }
 
-    fn bind(&self, gpu: &Gpu) -> Result<Simple> {
-        let (bound, buffer) = self.bound_on(gpu)?;
-        Ok(Simple {
-            recording: bound.into_recording(),
-            outputs: vec![(buffer, (self.problem.input.x.len() * T::DTYPE.size()) as u64)],
-        })
+    fn bind(&self, gpu: &Gpu) -> Result<GradientOnDevice> {
+        let mut bound = GradientOnDevice {
+            part: Simple::default(),
+            rest: self.groups(gpu),
+        };
+        self.bind_next(gpu, &mut bound)?;
+        Ok(bound)
+    }
+
+    fn bind_next(&self, gpu: &Gpu, bound: &mut GradientOnDevice) -> Result<bool> {
+        // The buffers of the part that is done make room first.
+        bound.part = Simple::default();
+        let Some((first, rows)) = bound.rest.pop_front() else {
+            return Ok(false);
+        };
+        bound.part = self.bind_rows(gpu, first, &rows)?;
+        Ok(true)
     }
 
     fn decode(&self, outputs: &[&[u8]]) -> Result<Vec<T>> {
-        Ok(elements(outputs[0]))
+        Ok(elements(outputs.first().copied().unwrap_or_default()))
     }
 
-    fn cross_check(&self, how: CrossCheck, dx: &Vec<T>, _: Option<&Simple>) -> Result<()> {
+    fn join(&self, parts: Vec<Vec<T>>) -> Result<Vec<T>> {
+        let p = &self.problem;
+        let mut dx = allocate(p.input.x.len())?;
+        // Groups are cut by sizes alone, so the parts say how they were cut.
+        let most = parts.iter().map(Vec::len).max().unwrap_or(0) / p.layout.len().max(1);
+        for ((_, rows), part) in p.row_map().groups(most.max(1)).into_iter().zip(parts) {
+            p.geometry(&rows)?.scatter(&part, &mut dx);
+        }
+        Ok(dx)
+    }
+
+    fn cross_check(&self, how: CrossCheck, dx: &Vec<T>, _: Option<&GradientOnDevice>) -> Result<()> {
         self.compare(how, dx).map(drop)
     }
 }
@@ -575,7 +923,8 @@ impl<T: Element> Job for GradientProblem<'_, T> {
 /// tensor of a dot product exchange the two.
 ///
 /// # Cost
-/// On a GPU: upload, one submission, readback, and buffers of its own. See [`Reduction::bind_backward`].
+/// On a GPU: upload, one submission, readback, and buffers of its own; more where a tensor is beyond the device's largest buffer, and the
+/// CPU code where a row is. See [`Reduction::bind_backward`].
 ///
 /// # Errors
 /// Those of [`reduce`]; [`Error::Unsupported`] for argmin and argmax.
@@ -596,7 +945,11 @@ pub fn backward<T: Element>(
     upstream: &[T],
     options: &ReductionOptions,
 ) -> Result<Vec<T>> {
-    job::run(&GradientProblem::new(kind, input, upstream, options)?, context)
+    let problem = GradientProblem::new(kind, input, upstream, options)?;
+    if context.gpu().is_some_and(|gpu| problem.is_beyond(gpu)) {
+        return problem.on_cpu();
+    }
+    job::run(&problem, context)
 }
 
 /// As `backward`, under any executor.
@@ -610,7 +963,11 @@ pub async fn backward_async<T: Element>(
     upstream: &[T],
     options: &ReductionOptions,
 ) -> Result<Vec<T>> {
-    job::run_async(&GradientProblem::new(kind, input, upstream, options)?, context).await
+    let problem = GradientProblem::new(kind, input, upstream, options)?;
+    if context.gpu().is_some_and(|gpu| problem.is_beyond(gpu)) {
+        return problem.on_cpu();
+    }
+    job::run_async(&problem, context).await
 }
 
 /// Compares values with the CPU reference; gives the largest error as a fraction of its bound.

@@ -205,13 +205,11 @@ impl Case {
     }
 
     /// Computes the case on a context.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
         job::run(&self.problem(data)?, context)
     }
 
     /// Computes the case on a context and holds it to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<Outcome, super::bounds::Mismatch>> {
         match self.dtype {
             DType::F32 => self.run_as::<f32>(context),
@@ -220,7 +218,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn run_as<T: Element>(&self, context: &Context) -> Result<Result<Outcome, super::bounds::Mismatch>> {
         let data = self.data::<T>();
         let y = self.compute(context, &data)?;
@@ -270,7 +267,6 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
         match self.dtype {
             DType::F32 => self.compute_checked_as::<f32>(context),
@@ -279,7 +275,6 @@ impl Case {
         }
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
         job::run_checked(&self.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())

@@ -9,8 +9,12 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Recording};
 use crate::job::{self, BoundJob, Job, allocate, checked_rows, elements};
-use crate::rows::{RowMap, resolve_axis};
-use crate::tensor::{Chain, Tensor, check_len, checked_count};
+use crate::rows::RowMap;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::rows::resolve_axis;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::Chain;
+use crate::tensor::{Tensor, check_len, checked_count};
 
 /// An additive mask in host memory.
 #[derive(Clone, Copy, Debug)]
@@ -140,12 +144,14 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Forces a strategy on GPUs.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_strategy(mut self, strategy: Option<Strategy>) -> Self {
         self.strategy = strategy;
         self
     }
 
     /// The oracle's answer.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn expected(&self) -> Expected {
         if self.y_shape.contains(&0) {
             return Expected::default();

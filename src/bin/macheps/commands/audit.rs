@@ -31,8 +31,8 @@ pub struct Entry {
     pub shape: Vec<usize>,
     #[serde(flatten)]
     pub audit: TensorAudit,
-    pub min_magnitude: Option<f32>,
-    pub max_magnitude: Option<f32>,
+    pub min_magnitude: Option<f64>,
+    pub max_magnitude: Option<f64>,
     pub loss_scales: Vec<Scale>,
 }
 
@@ -66,8 +66,8 @@ impl Entry {
             source,
             stored: stored.name(),
             shape,
-            min_magnitude: audit.min_magnitude(),
-            max_magnitude: audit.max_magnitude(),
+            min_magnitude: audit.min_magnitude().map(f64::from),
+            max_magnitude: audit.max_magnitude().map(f64::from),
             loss_scales,
             audit,
         })
@@ -81,7 +81,7 @@ pub fn run(args: &AuditArgs) -> Outcome {
         .iter()
         .map(|text| Ok((text.as_str(), Source::parse(text)?)))
         .collect::<Outcome<Vec<_>>>()?;
-    destination::check_reports([json, args.svg.as_deref()].into_iter().flatten())?;
+    destination::check_reports(&[("--json", json), ("--svg", args.svg.as_deref())])?;
     let device = Device::open(&args.device.device)?;
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (text, source) in &sources {
@@ -226,10 +226,11 @@ fn of_bytes<T: Element>(device: &Device, bytes: &[u8], progress: impl Fn(usize))
     Ok(all)
 }
 
-/// Elements of f64, audited as f32; says so.
+/// Elements of f64, audited as f32; says so. No value changes its class: what f32 cannot hold counts as its largest number or as its
+/// smallest, so that only what is zero, infinite or NaN in the file is reported as such.
 fn of_f64(device: &Device, source: &str, bytes: &[u8], progress: impl Fn(usize)) -> Outcome<TensorAudit> {
     let mut all = TensorAudit::empty(DType::F32);
-    let mut overflowed = 0usize;
+    let (mut beyond, mut below) = (0usize, 0usize);
     for chunk in bytes.chunks(CHUNK * 8) {
         let values: Vec<f32> = chunk
             .as_chunks::<8>()
@@ -238,18 +239,27 @@ fn of_f64(device: &Device, source: &str, bytes: &[u8], progress: impl Fn(usize))
             .map(|&element| {
                 let value = f64::from_le_bytes(element);
                 let narrow = value as f32;
-                overflowed += usize::from(value.is_finite() && narrow.is_infinite());
-                narrow
+                if value.is_finite() && narrow.is_infinite() {
+                    beyond += 1;
+                    f32::MAX.copysign(narrow)
+                } else if value != 0.0 && narrow == 0.0 {
+                    below += 1;
+                    f32::from_bits(1).copysign(narrow)
+                } else {
+                    narrow
+                }
             })
             .collect();
         all.append(&device.audit(&values)?);
         progress(chunk.len());
     }
-    let lost = if overflowed > 0 {
-        format!(", {overflowed} values overflow to infinity")
-    } else {
-        String::new()
-    };
+    let mut lost = String::new();
+    if beyond > 0 {
+        lost += &format!(", {beyond} values beyond its range as its largest number");
+    }
+    if below > 0 {
+        lost += &format!(", {below} below it as its smallest");
+    }
     output::note(&format!("{source}: f64 is audited as f32{lost}"));
     Ok(all)
 }
@@ -286,7 +296,7 @@ fn text(device: &Device, entries: &[Entry], total: &Entry) -> String {
     ];
     let row = |entry: &Entry| {
         let audit = &entry.audit;
-        let magnitude = |v: Option<f32>| v.map_or("-".to_string(), |v| table::short(f64::from(v)));
+        let magnitude = |v: Option<f64>| v.map_or("-".to_string(), table::short);
         let share = |n: u64| match n {
             0 => "0".to_string(),
             n => format!("{n} ({})", table::percent(n as f64 / audit.elements as f64)),
@@ -320,6 +330,14 @@ fn text(device: &Device, entries: &[Entry], total: &Entry) -> String {
     }
     let mut text = format!("Audited on {}:\n{}", device.adapter(), table::table(&columns, rows));
     for Scale { share, scale } in &total.loss_scales {
+        if scale.exponent == 0 {
+            text += &format!(
+                "\nWithout a loss scale {} % of all values that are not zero are f16's smallest, 2^-24, or above ({} % are asked for).",
+                percent(scale.share_before),
+                percent(*share)
+            );
+            continue;
+        }
         text += &format!(
             "\nA loss scale of 2^{} lifts {} % of all values that are not zero to f16's smallest, 2^-24, or above ({} % without)",
             scale.exponent,

@@ -20,7 +20,11 @@ pub fn run(args: &BenchArgs) -> Outcome {
     let json = args.json.json.as_deref();
     let quiet = json.is_some_and(is_stdout);
     // Before the minutes that the bench may take.
-    destination::check_reports([json, args.csv.as_deref(), args.svg.as_deref()].into_iter().flatten())?;
+    destination::check_reports(&[
+        ("--json", json),
+        ("--csv", args.csv.as_deref()),
+        ("--svg", args.svg.as_deref()),
+    ])?;
     let old = args.compare.as_deref().map(Old::read).transpose()?;
     let device = Device::open(&args.device.device)?;
     let cases = bench(&device, args.quick, args.op.as_deref())?;

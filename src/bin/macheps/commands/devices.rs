@@ -7,6 +7,7 @@ use serde::Serialize;
 use macheps::DeviceInfo;
 
 use crate::backend::{self, Device};
+use crate::destination;
 use crate::failure::Outcome;
 use crate::output;
 use crate::report::{Document, is_stdout};
@@ -25,6 +26,7 @@ struct Default<'a> {
 }
 
 pub fn run(json: Option<&Path>) -> Outcome {
+    destination::check_reports(&[("--json", json)])?;
     let devices = backend::devices();
     let default = Device::open("auto");
     if !json.is_some_and(is_stdout) {

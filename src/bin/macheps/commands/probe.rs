@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::backend::Device;
+use crate::destination;
 use crate::failure::Outcome;
 use crate::output;
 use crate::report::{Document, is_stdout};
@@ -15,6 +16,7 @@ struct Body {
 }
 
 pub fn run(device: &str, json: Option<&Path>) -> Outcome {
+    destination::check_reports(&[("--json", json)])?;
     let device = Device::open(device)?;
     let (text, probe) = device.probe()?;
     if !json.is_some_and(is_stdout) {

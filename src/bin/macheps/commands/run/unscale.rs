@@ -20,8 +20,10 @@ pub fn run(args: &RunArgs) -> Outcome {
     };
     let scale = positive("scale")?.unwrap_or(1.0);
     let max_norm = positive("max_norm")?;
-    // Without any input the first one is missed by its name.
-    call.need("g0")?;
+    // A gap is more likely a slip than meant.
+    if let Some(missing) = (0..names.len()).map(|n| format!("g{n}")).find(|name| !call.has(name)) {
+        call.need(&missing)?;
+    }
 
     let mut tensors = Vec::new();
     for name in known.iter().filter(|name| call.has(name)) {
