@@ -731,6 +731,7 @@ impl<'a, T: Element> GradientProblem<'a, T> {
         Ok(GradientProblem { problem, upstream })
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_chunk(self, chunk: Option<usize>) -> Self {
         GradientProblem {
             problem: self.problem.with_chunk(chunk),
