@@ -691,8 +691,8 @@ fn bytes_moved() {
     const LOAD: &str = "return x_load4(row.x + j * params.steps.x, params.steps.x, present(j, end));";
     const STORE: &str = "y_store4(row.y + j * params.steps.y, params.steps.y, n, v);";
     const HEAD: &str =
-        "stand in the second vector of `head`.\n@group(0) @binding(8) var<storage, read_write> head: array<vec4<u32>>;";
-    const SCALES: &str = "bitcast<vec2<f32>>(head[1].xy)";
+        "stand in the third vector of `head`.\n@group(0) @binding(8) var<storage, read_write> head: array<vec4<u32>>;";
+    const SCALES: &str = "let inverse = head[2];";
     // Nothing else reads or writes them.
     let all = [ROWS, SUMS, LABELS, QUADS, GRADIENT, REDUCED, MAIN, SPLIT, REDUCE].concat();
     for (text, count) in [
@@ -717,7 +717,7 @@ fn bytes_moved() {
         (HEAD, head.as_str()),
         (
             SCALES,
-            "bitcast<vec2<f32>>(vec2<u32>(atomicLoad(&head[4]), atomicLoad(&head[5])))",
+            "let inverse = vec4<u32>(atomicLoad(&head[8]), atomicLoad(&head[9]), atomicLoad(&head[10]), atomicLoad(&head[11]));",
         ),
     ];
     for adapter in adapters::all("bytes_moved") {
