@@ -34,11 +34,12 @@ struct Inputs {
     odd: vec4<bool>,
 }
 
-// Which are finite and neither 0 nor of ordinary magnitude, and which are not finite.
+// Which are finite and neither 0 nor of a magnitude from `least` to `most`; `least` is at least 1.
 fn beyond4(x: vec4<f32>, least: u32, most: u32) -> vec4<bool> {
     let magnitude = bitcast<vec4<u32>>(x) & vec4<u32>(0x7fffffffu);
-    let low = (magnitude != vec4<u32>(0u)) & (magnitude < vec4<u32>(least));
-    return low | ((magnitude > vec4<u32>(most)) & (magnitude < vec4<u32>(0x7f800000u)));
+    // Differences below 0 are large.
+    let low = magnitude - vec4<u32>(1u) < vec4<u32>(least - 1u);
+    return low | (magnitude - vec4<u32>(most + 1u) < vec4<u32>(0x7f7fffffu - most));
 }
 
 fn infinite4(x: vec4<f32>) -> vec4<bool> {
@@ -58,9 +59,12 @@ fn inputs4(quad: Quad) -> Inputs {
     let a = opaque4(1.0 - label, params.zero);
     let b = opaque4(positive * label, params.zero);
     let bad = is_nan4(x) | is_nan4(label) | is_nan4(weight) | is_nan4(positive);
-    let far = beyond4(x, 0u, LARGE) | beyond4(weight, SMALL, LARGE) | beyond4(label, TINY, LARGE) | beyond4(positive, SMALL, LARGE);
-    let special = infinite4(x) | infinite4(weight) | infinite4(label) | infinite4(positive);
-    return Inputs(x, weight, a, b, bad, logistic4(x, params.zero), label, positive, far & !special);
+    let far = beyond4(x, 1u, LARGE) | beyond4(weight, SMALL, LARGE) | beyond4(label, TINY, LARGE) | beyond4(positive, SMALL, LARGE);
+    var i = Inputs(x, weight, a, b, bad, logistic4(x, params.zero), label, positive, far);
+    if any(far) {
+        i.odd = far & ordinary4(i);
+    }
+    return i;
 }
 
 // A factor of an odd element.
@@ -147,8 +151,9 @@ fn gradient4(i: Inputs, quad: Quad) -> vec4<f32> {
     let large = opaque4(opaque4(r.high + r.low, params.zero) * select(ca, cb, negative), params.zero);
     var value = select(large - small, small - large, negative);
     value = select(value, vec4<f32>(nan_f32()), i.bad | is_nan4(c) | is_inf4(c));
-    let odd = (i.odd | (beyond4(upstream, SMALL, LARGE) & ordinary4(i))) & !infinite4(upstream);
-    if any(odd) {
+    let far = i.odd | beyond4(upstream, SMALL, LARGE);
+    if any(far) {
+        let odd = far & ordinary4(i) & !infinite4(upstream);
         for (var k = 0u; k < 4u; k += 1u) {
             if odd[k] {
                 value[k] = odd_gradient(i, upstream, k);

@@ -999,10 +999,14 @@ fn intermediates_beyond_the_range_of_f32() {
                     .expect("the case runs")
                     .0;
                 let judged = extreme.judged(&output).and_then(|()| {
-                    let zeros = output.gradient.iter().flatten().filter(|g| **g == 0.0);
-                    let negative = zeros.filter(|g| g.is_sign_negative()).count();
-                    if extreme.case.kind == LossKind::NllLoss && negative > 0 {
-                        return Err(format!("{}: {negative} zeros are negative", extreme.name));
+                    // A gradient that is nothing but 0; what was flushed at a label may have its sign.
+                    let classes = extreme.case.shape[1];
+                    let negative = |i: usize, g: f32| {
+                        g.to_bits() == 0x8000_0000 && extreme.data.labels[i / classes] as usize != i % classes
+                    };
+                    let gradient = output.gradient.iter().flatten().enumerate();
+                    if extreme.case.kind == LossKind::NllLoss && gradient.into_iter().any(|(i, g)| negative(i, *g)) {
+                        return Err(format!("{}: a zero is negative", extreme.name));
                     }
                     Ok(())
                 });
