@@ -6,7 +6,7 @@
 // only inside collectives, which all invocations reach, those of missing rows too.
 
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;
-@group(0) @binding(7) var<storage, read_write> records: array<vec2<u32>>;
+@group(0) @binding(7) var<storage, read_write> records: array<vec4<u32>>;
 
 @compute @workgroup_size(WG)
 fn main(inv: Invocation) {

@@ -10,16 +10,18 @@
 // Barriers: only inside collectives.
 
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;
-@group(0) @binding(7) var<storage, read_write> records: array<vec2<u32>>;
+@group(0) @binding(7) var<storage, read_write> records: array<vec4<u32>>;
 
 struct Partial {
     // Ordered maximum; 0 where no entry is read.
     top: u32,
     count: u32,
-    // T times 2^64 and sum q (x - m), relative to the chunk's maximum, and sum q.
+    // T times 2^64 and sum q (x - m), relative to the chunk's maximum, and sum q, with the units of the latter two.
     t: vec2<f32>,
     dot: vec2<f32>,
     mass: vec2<f32>,
+    unit: i32,
+    dot_unit: i32,
 }
 
 struct Merged {
@@ -28,7 +30,9 @@ struct Merged {
     log_s: vec2<f32>,
     inverse: vec2<f32>,
     pull: f32,
+    pull_unit: i32,
     push: f32,
+    push_unit: i32,
 }
 
 @group(0) @binding(9) var<storage, read_write> partials: array<Partial>;
@@ -76,7 +80,15 @@ fn reduce_chunks(inv: Invocation) {
         totals = sum_read_once(chunk.row, block_count(params.chunk_len), lane, at);
     }
     if chunk.live && lane == 0u {
-        partials[chunk.number] = Partial(totals.top, totals.count, totals.t, totals.dot, totals.mass);
+        partials[chunk.number] = Partial(
+            totals.top,
+            totals.count,
+            totals.t,
+            totals.dot,
+            totals.mass,
+            totals.unit,
+            totals.dot_unit,
+        );
     }
 }
 
@@ -96,10 +108,16 @@ fn merge_chunks(inv: Invocation) {
     let owner = params.first_row + index;
     let begin = owner * params.chunks;
     var top = 0u;
+    var unit = NOTHING;
+    var dot_unit = NOTHING;
     for (var c = lane; c < params.chunks; c += TEAM) {
         top = max(top, partials[begin + c].top);
+        unit = max(unit, partials[begin + c].unit);
+        dot_unit = max(dot_unit, partials[begin + c].dot_unit);
     }
     top = team_max(top, at);
+    unit = team_unit(unit, at);
+    dot_unit = team_unit(dot_unit, at);
     let m = unordered(top);
     // ACC accumulators a lane make the same number of virtual lanes for every team.
     var count = 0u;
@@ -109,8 +127,9 @@ fn merge_chunks(inv: Invocation) {
     for (var c = lane; c < params.chunks; c += TEAM) {
         let part = partials[begin + c];
         let a = c / TEAM % ACC;
-        masses[a] = pair_merge(masses[a], part.mass, params.zero);
-        dots[a] = pair_merge(dots[a], part.dot, params.zero);
+        let mass = pair_lowered(part.mass, part.unit - unit, params.zero);
+        masses[a] = pair_merge(masses[a], mass, params.zero);
+        dots[a] = pair_merge(dots[a], pair_lowered(part.dot, part.dot_unit - dot_unit, params.zero), params.zero);
         // Chunks of -inf alone have sums that mean nothing, but for what -inf did to the loss.
         if part.top == top {
             count += part.count;
@@ -121,7 +140,7 @@ fn merge_chunks(inv: Invocation) {
             let e = exp_scaled4(difference4(own_top, m, params.zero), params.zero).x;
             let own = row_total(f32(part.count), part.t, params.zero);
             ts[a] = pair_merge(ts[a], scale_own(own, e), params.zero);
-            let fall = weighed4(vec4<f32>(pair_value(part.mass)), own_top, vec4<f32>(m));
+            let fall = weighed4(vec4<f32>(opaque(pair_value(mass), params.zero)), own_top, vec4<f32>(m));
             dots[a] = pair_merge(dots[a], vec2<f32>(fall.high.x, fall.low.x), params.zero);
         }
     }
@@ -138,12 +157,23 @@ fn merge_chunks(inv: Invocation) {
     totals.t = team_sum(ts[0], at, params.zero);
     totals.dot = team_sum(dots[0], at, params.zero);
     totals.mass = team_sum(masses[0], at, params.zero);
+    totals.unit = unit;
+    totals.dot_unit = dot_unit;
     let s = row_stats(totals);
     let row = aimed(locate_row(index), 0u);
     let outcome = row_outcome(row, totals, s);
     if live && lane == 0u {
         keep_record(row, outcome);
-        stats[owner] = Merged(s.top, select(0u, 1u, s.special), s.log_s, s.inverse, outcome.pull, outcome.push);
+        stats[owner] = Merged(
+            s.top,
+            select(0u, 1u, s.special),
+            s.log_s,
+            s.inverse,
+            outcome.pull,
+            outcome.pull_unit,
+            outcome.push,
+            outcome.push_unit,
+        );
     }
 }
 
@@ -153,6 +183,6 @@ fn write_chunks(inv: Invocation) {
     let chunk = locate_chunk(inv, at);
     let merged = stats[chunk.owner];
     let s = RowStats(merged.top, merged.special > 0u, false, merged.log_s, merged.inverse);
-    let outcome = Outcome(0.0, 0.0, merged.pull, merged.push);
+    let outcome = Outcome(nothing_wide(), nothing_wide(), merged.pull, merged.pull_unit, merged.push, merged.push_unit);
     write_row(chunk.row, chunk.len, block_count(params.chunk_len), at % TEAM, s, outcome);
 }

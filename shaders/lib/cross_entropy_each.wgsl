@@ -2,10 +2,14 @@
 @group(0) @binding(11) var<storage, read_write> loss_data: array<f32>;
 
 fn keep_loss(row: Row, outcome: Outcome) {
-    loss_data[row.loss] = outcome.loss + outcome.z;
+    var total = outcome.loss;
+    if Z_LOSS {
+        total = signed_add(total, outcome.z, params.zero);
+    }
+    loss_data[row.loss] = signed_f32(total, params.zero);
 }
 
 // What the gradients of a row's loss and z term are multiplied by.
-fn scales() -> vec2<f32> {
-    return vec2<f32>(1.0);
+fn scales() -> Scales {
+    return Scales(Wide(1.0, 0.0, 0), Wide(1.0, 0.0, 0));
 }

@@ -662,6 +662,114 @@ fn weight_dropped() {
     );
 }
 
+/// Inputs and results fit f32; sums and products on the way do not.
+#[test]
+fn intermediates_beyond_the_range_of_f32() {
+    type Four = [f32; 4];
+    // Logits, targets, weights, pos_weights, upstream gradients.
+    let cases: &[(&str, Four, Four, Four, Four, Four)] = &[
+        (
+            "losses whose sum is infinite",
+            [1.5e38; 4],
+            [0.0; 4],
+            [1.0; 4],
+            [1.0; 4],
+            [1.0; 4],
+        ),
+        (
+            "signs",
+            [-3e38, 3e38, -2e38, 2e38],
+            [1.0, 0.0, 1.0, 0.5],
+            [1.0, -1.0, 1.0, 1.0],
+            [1.0; 4],
+            [1.0; 4],
+        ),
+        (
+            "huge weights",
+            [0.5, -1.0, 2.0, 0.0],
+            [0.0, 1.0, 0.25, 1.0],
+            [3e38, 2e38, 1e38, 2e38],
+            [1.0; 4],
+            [0.5; 4],
+        ),
+        (
+            "huge and tiny",
+            [0.5, -1.0, 2.0, 0.0],
+            [1.0; 4],
+            [1e-38, 2e-37, 3e-38, 1e-36],
+            [3e38, 1e38, 2e38, 1e38],
+            [1.0; 4],
+        ),
+        (
+            "tiny weights",
+            [0.5, -1.0, 2.0, 0.0],
+            [0.0, 1.0, 0.25, 1.0],
+            [2e-38, 3e-38, 2e-38, 4e-38],
+            [2.0; 4],
+            [3e38, 1e38, 1e37, 2e38],
+        ),
+        (
+            "losses lost without their weights",
+            [-95.0, 100.0, -120.0, 130.0],
+            [0.0, 1.0, 0.0, 1.0],
+            [1e38; 4],
+            [1.0; 4],
+            [1.0; 4],
+        ),
+        (
+            "tiny upstream",
+            [0.5, -1.0, 2.0, 0.0],
+            [0.0, 1.0, 0.25, 1.0],
+            [3e38, 1e38, 1e37, 2e38],
+            [1.0; 4],
+            [1e-38, 1e-40, 2e-38, 3e-39],
+        ),
+        (
+            "tiny targets",
+            [-90.0, -40.0, 2.0, 0.0],
+            [1e-38, 2e-20, 1e-30, 3e-38],
+            [1e30, 1e10, 1.0, 1e38],
+            [1.0, 1e20, 1.0, 1.0],
+            [1.0; 4],
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for adapter in adapters::all("intermediates beyond the range of f32") {
+        for (device, context) in [("cpu", &Context::cpu()), (&adapter.name, &adapter.context)] {
+            for reduction in LossReduction::ALL {
+                for (name, x, target, weight, positive, upstream) in cases {
+                    let options = BceOptions { reduction };
+                    let input = BceInput {
+                        weight: Some(Weights {
+                            values: weight,
+                            shape: &[4],
+                        }),
+                        pos_weight: Some(Weights {
+                            values: positive,
+                            shape: &[4],
+                        }),
+                        ..BceInput::new(x, target, &[4])
+                    };
+                    let upstream = if reduction == LossReduction::None {
+                        &upstream[..]
+                    } else {
+                        &upstream[..1]
+                    };
+                    let got =
+                        bce_with_logits::forward_backward(context, &input, Some(upstream), &options).expect("runs");
+                    let losses = bce_with_logits::check_losses(&input, &options, &got.loss).expect("valid");
+                    let gradients = bce_with_logits::check_gradients(&input, Some(upstream), &options, &got.grad);
+                    for outcome in [losses, gradients.expect("valid")] {
+                        let place = format!("{device} {} {name}", reduction.name());
+                        wrong.extend(outcome.err().map(|m| format!("{place}: {m}")));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{wrong:#?}", wrong.len());
+}
+
 #[test]
 fn pos_weight_on_the_wrong_term() {
     expect_caught(

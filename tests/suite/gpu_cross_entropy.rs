@@ -15,6 +15,7 @@ use macheps::{BufferView, Context, CrossCheck, CrossEntropyOptions, DType, Eleme
 const ROWS: &str = include_str!("../../shaders/lib/cross_entropy_rows.wgsl");
 const SUMS: &str = include_str!("../../shaders/lib/cross_entropy_sums.wgsl");
 const LABELS: &str = include_str!("../../shaders/lib/cross_entropy_labels.wgsl");
+const SIGNED_WIDE: &str = include_str!("../../shaders/lib/signed_wide.wgsl");
 const QUADS: &str = include_str!("../../shaders/lib/softmax_quads.wgsl");
 const GRADIENT: &str = include_str!("../../shaders/lib/cross_entropy_gradient.wgsl");
 const REDUCED: &str = include_str!("../../shaders/lib/cross_entropy_reduced.wgsl");
@@ -690,8 +691,8 @@ fn bytes_moved() {
     const LOAD: &str = "return x_load4(row.x + j * params.steps.x, params.steps.x, present(j, end));";
     const STORE: &str = "y_store4(row.y + j * params.steps.y, params.steps.y, n, v);";
     const HEAD: &str =
-        "stand in the second vector of `head`.\n@group(0) @binding(8) var<storage, read_write> head: array<vec4<u32>>;";
-    const SCALES: &str = "bitcast<vec2<f32>>(head[1].xy)";
+        "stand in the third vector of `head`.\n@group(0) @binding(8) var<storage, read_write> head: array<vec4<u32>>;";
+    const SCALES: &str = "let inverse = head[2];";
     // Nothing else reads or writes them.
     let all = [ROWS, SUMS, LABELS, QUADS, GRADIENT, REDUCED, MAIN, SPLIT, REDUCE].concat();
     for (text, count) in [
@@ -716,7 +717,7 @@ fn bytes_moved() {
         (HEAD, head.as_str()),
         (
             SCALES,
-            "bitcast<vec2<f32>>(vec2<u32>(atomicLoad(&head[4]), atomicLoad(&head[5])))",
+            "let inverse = vec4<u32>(atomicLoad(&head[8]), atomicLoad(&head[9]), atomicLoad(&head[10]), atomicLoad(&head[11]));",
         ),
     ];
     for adapter in adapters::all("bytes_moved") {
@@ -770,15 +771,272 @@ fn bytes_moved() {
                     LossKind::CrossEntropy => assert_eq!(loads, if held { 1.0 } else { 2.0 }),
                     LossKind::NllLoss => assert!(loads * count as f64 <= 4.0 * rows as f64),
                 }
-                // 8 bytes a row and 32 a block of 4,096 rows; 32 a row and 32 a chunk where rows are split. Each part is
+                // 16 bytes a row and 32 a block of 4,096 rows; 40 a row and 40 a chunk where rows are split. Each part is
                 // rounded up to 256.
                 let split = if strategy == Strategy::Split {
-                    32 * rows + 32 * rows * shape[1].div_ceil(8192)
+                    40 * rows + 40 * rows * shape[1].div_ceil(8192)
                 } else {
                     0
                 };
-                assert!(bytes <= (8 * rows + 32 * rows.div_ceil(4096) + split + 256 * 5) as u64);
+                assert!(bytes <= (16 * rows + 32 * rows.div_ceil(4096) + split + 256 * 5) as u64);
             }
+        }
+    }
+}
+
+/// A case whose inputs and results fit f32, whatever the way between them.
+struct Extreme {
+    name: &'static str,
+    case: Case,
+    data: Data<f32>,
+}
+
+impl Extreme {
+    fn new(name: &'static str, kind: LossKind, reduction: LossReduction, rows: &[&[f32]], labels: &[i64]) -> Extreme {
+        let mut case = Case::new(kind, DType::F32, &[rows.len(), rows[0].len()]);
+        case.options.reduction = reduction;
+        let losses = if reduction == LossReduction::None {
+            rows.len()
+        } else {
+            1
+        };
+        Extreme {
+            name,
+            case,
+            data: Data {
+                x: rows.concat(),
+                labels: labels.to_vec(),
+                probabilities: None,
+                weight: None,
+                upstream: Some(vec![1.0; losses]),
+            },
+        }
+    }
+
+    fn weights(mut self, weights: &[f32]) -> Extreme {
+        self.data.weight = Some(weights.to_vec());
+        self
+    }
+
+    fn shares(mut self, shares: &[f32]) -> Extreme {
+        self.data.labels.clear();
+        self.data.probabilities = Some(shares.to_vec());
+        self
+    }
+
+    fn upstream(mut self, upstream: &[f32]) -> Extreme {
+        self.data.upstream = Some(upstream.to_vec());
+        self
+    }
+
+    fn smoothing(mut self, smoothing: f32) -> Extreme {
+        self.case.options.label_smoothing = smoothing;
+        self
+    }
+
+    fn z_loss(mut self, z: f32) -> Extreme {
+        self.case.options.z_loss = z;
+        self
+    }
+
+    fn judged(&self, output: &CrossEntropyOutput<f32>) -> Result<(), String> {
+        let judged = self.case.judge(&self.data, output).expect("an answer");
+        judged.map(|_| ()).map_err(|m| format!("{}: {m}", self.name))
+    }
+}
+
+/// Six rows of four logits, and labels.
+const MODERATE: [[f32; 4]; 6] = [
+    [0.25, -1.5, 0.75, 2.0],
+    [-0.5, 0.125, 1.0, -2.0],
+    [1.5, 1.25, -0.25, 0.0],
+    [0.0, 3.0, -1.0, 0.5],
+    [-2.5, 0.75, 0.5, 1.0],
+    [0.375, -0.625, 2.25, -1.25],
+];
+const SIX: [i64; 6] = [0, 1, 2, 3, 0, 1];
+
+fn extremes() -> Vec<Extreme> {
+    use LossKind::{CrossEntropy as Ce, NllLoss as Nll};
+    use LossReduction::{Mean, None, Sum};
+    let six: Vec<&[f32]> = MODERATE.iter().map(|row| &row[..]).collect();
+    let negative: Vec<[f32; 4]> = MODERATE.iter().map(|row| row.map(|v| -v.abs() - 0.125)).collect();
+    let negative: Vec<&[f32]> = negative.iter().map(|row| &row[..]).collect();
+    let huge = [1e38, 2e38, 3e38, 3e38];
+    let tiny = [2e-38, 2e-38, 3e-38, 4e-38];
+    let new = Extreme::new;
+    let zeros = [0; 8];
+    let far: &[f32] = &[0.0, 1.5e38];
+    let square: &[f32] = &[1e19, 0.0];
+    let long: Vec<f32> = (0..9001).map(|i| ((i * 37) % 101) as f32 * 0.03).collect();
+    let mixed: Vec<f32> = (0..9001).map(|i| [3e38, 1e-3, 2e-38][i % 3]).collect();
+    let one_hot: Vec<f32> = (0..24).map(|i| if i % 4 == 1 { 1.0 } else { 0.0 }).collect();
+    vec![
+        new("losses whose sum is infinite", Ce, Mean, &[far; 4], &zeros[..4]),
+        new(
+            "one loss beyond f32",
+            Ce,
+            Mean,
+            &[&[-3e38, 3e38], &[0.0; 2], &[0.0; 2], &[0.0; 2]],
+            &zeros[..4],
+        ),
+        new(
+            "the same, smoothed",
+            Ce,
+            Mean,
+            &[&[-3e38, 3e38], &[0.0; 2], &[0.0; 2]],
+            &zeros[..3],
+        )
+        .smoothing(0.25),
+        new("weights 1e38", Ce, Mean, &six, &SIX).weights(&[1e38; 4]),
+        new("weights from 1e38 on", Ce, Mean, &six, &SIX).weights(&huge),
+        new("weights 1e37, smoothed", Ce, Mean, &six, &SIX)
+            .weights(&[1e37; 4])
+            .smoothing(0.2),
+        new("huge weights, smoothed", Ce, Mean, &six, &SIX)
+            .weights(&huge)
+            .smoothing(0.2),
+        new("tiny weights", Ce, Mean, &six, &SIX).weights(&tiny),
+        new("tiny weights, smoothed", Ce, Mean, &six, &SIX)
+            .weights(&tiny)
+            .smoothing(0.2),
+        new("subnormal weights, smoothed", Ce, Mean, &six, &SIX)
+            .weights(&[1e-40, 2e-40, 3e-41, 4e-40])
+            .smoothing(0.2),
+        new("tiny weights beside huge ones", Ce, Mean, &six, &[1; 6]).weights(&[3e38, 1e-38, 3e38, 1e38]),
+        new("weights that cancel", Ce, Mean, &six, &SIX).weights(&[3e38, -1e38, 3e38, -2e38]),
+        new("tiny shares beside huge ones", Ce, None, &six, &[])
+            .weights(&[3e38, 1e-30, 3e38, 1e38])
+            .shares(&one_hot)
+            .upstream(&[1e30, 1.0, 1e-30, 3e30, 1e25, 1e38]),
+        new("shares 1e38", Ce, Mean, &six, &[])
+            .shares(&[3e37; 24])
+            .upstream(&[1e-2]),
+        new("huge weights, tiny upstream", Ce, None, &six, &SIX)
+            .weights(&[1e37; 4])
+            .upstream(&[1e-38, 1e-40, 2e-38, 1e-30, 1.0, 0.5]),
+        new(
+            "probability lost without its weight",
+            Ce,
+            None,
+            &[&[0.0, -95.0], &[-125.0, 2.0]],
+            &[0, 1],
+        )
+        .weights(&[1e38, 3e38]),
+        new(
+            "gradients that cancel",
+            Ce,
+            None,
+            &[&[20.0, 0.0], &[0.0, 20.0]],
+            &[0, 1],
+        )
+        .weights(&[3e38; 2])
+        .upstream(&[100.0, 3e38]),
+        new(
+            "huge weights in long rows",
+            Ce,
+            Mean,
+            &[&long, &long, &long],
+            &[0, 3, 8998],
+        )
+        .weights(&mixed)
+        .smoothing(0.125),
+        new("tiny label beside them", Ce, Sum, &[&long, &long], &[2, 1]).weights(&mixed),
+        new("squares whose sum is infinite", Ce, Mean, &[square; 8], &zeros).z_loss(3.0),
+        new("square beyond f32", Ce, Mean, &[square; 8], &zeros).z_loss(1e20),
+        new(
+            "tiny z-loss of a huge square",
+            Ce,
+            Mean,
+            &[square, &[3e38, 0.0]],
+            &zeros[..2],
+        )
+        .z_loss(1e-39),
+        new(
+            "nll: losses whose sum is infinite",
+            Nll,
+            Mean,
+            &[&[-1.5e38, 0.0][..]; 4],
+            &zeros[..4],
+        ),
+        new("nll: weights 1e38", Nll, Mean, &negative, &SIX).weights(&huge),
+        new("nll: tiny weights", Nll, Mean, &negative, &SIX).weights(&tiny),
+        new(
+            "nll: tiny weights of huge losses",
+            Nll,
+            Sum,
+            &[&[-1e38, -1e-38], &[-2e38, -3.0]],
+            &[0, 1],
+        )
+        .weights(&[2e-38, 3e38])
+        .upstream(&[1e-3]),
+    ]
+}
+
+#[test]
+fn intermediates_beyond_the_range_of_f32() {
+    let extremes = extremes();
+    let cpu = Context::cpu();
+    let mut wrong = Vec::new();
+    for extreme in &extremes {
+        let output = extreme.case.compute(&cpu, &extreme.data).expect("the case runs");
+        wrong.extend(extreme.judged(&output).err().map(|e| format!("cpu: {e}")));
+    }
+    for adapter in adapters::all("intermediates beyond the range of f32") {
+        for extreme in &extremes {
+            let long = extreme.case.shape[1] > 1024;
+            let own = if long { Strategy::Online } else { Strategy::OnChip };
+            for strategy in [None, Some(Strategy::Columns), Some(Strategy::Split), Some(own)] {
+                let gl = adapter.is("gl");
+                if gl && strategy.is_some() || long && strategy == Some(Strategy::Columns) {
+                    continue;
+                }
+                let how = How {
+                    strategy,
+                    ..How::default()
+                };
+                let output = embedded(adapter.gpu(), &extreme.case, &extreme.data, how)
+                    .expect("the case runs")
+                    .0;
+                let judged = extreme.judged(&output).and_then(|()| {
+                    // A gradient that is nothing but 0; what was flushed at a label may have its sign.
+                    let classes = extreme.case.shape[1];
+                    let negative = |i: usize, g: f32| {
+                        g.to_bits() == 0x8000_0000 && extreme.data.labels[i / classes] as usize != i % classes
+                    };
+                    let gradient = output.gradient.iter().flatten().enumerate();
+                    if extreme.case.kind == LossKind::NllLoss && gradient.into_iter().any(|(i, g)| negative(i, *g)) {
+                        return Err(format!("{}: a zero is negative", extreme.name));
+                    }
+                    Ok(())
+                });
+                wrong.extend(judged.err().map(|e| format!("{} {strategy:?}: {e}", adapter.name)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{wrong:#?}", wrong.len());
+}
+
+#[test]
+fn sums_in_a_fixed_unit() {
+    let bug = Bug {
+        name: "sums of rows in a fixed unit",
+        edits: &[(SIGNED_WIDE, "let unit = max(a.unit, b.unit);", "let unit = 0;")],
+    };
+    let extremes = extremes();
+    for name in [
+        "losses whose sum is infinite",
+        "weights 1e38",
+        "squares whose sum is infinite",
+    ] {
+        let extreme = extremes.iter().find(|e| e.name == name).expect("a case");
+        for (adapter, gpu) in all_gpus(bug.name).into_iter().filter(|(name, _)| name != "gl") {
+            let run = |gpu: &Gpu| {
+                let output = embedded(gpu, &extreme.case, &extreme.data, How::default());
+                extreme.judged(&output.expect("the case runs").0)
+            };
+            assert_eq!(run(&gpu), Ok(()), "{adapter}");
+            assert!(run(&bug.plant(&gpu)).is_err(), "{name}: not seen on {adapter}");
         }
     }
 }

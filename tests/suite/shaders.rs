@@ -359,7 +359,7 @@ fn parameters_and_bindings_are_as_declared() {
             assert_eq!(documented.get(&number), Some(&variable), "{name}: binding {number}");
         }
         if split {
-            assert_eq!((layout(&module, "Partial").1, layout(&module, "Merged").1), (32, 32));
+            assert_eq!((layout(&module, "Partial").1, layout(&module, "Merged").1), (40, 40));
         }
     }
     assert_eq!(host.1 % 16, 0, "a uniform buffer is made of whole vectors");

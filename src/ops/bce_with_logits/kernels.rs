@@ -7,6 +7,7 @@ use crate::gpu::source::{Composition, TensorAccess, compose, lib, unsigned};
 use crate::gpu::{Bind, BufferView, Dispatches, Gpu, Recording};
 use crate::ops::activation::kernels::LOGISTIC;
 use crate::ops::elementwise::{self, ELEMENTWISE, Operand, Params, WORKGROUP};
+use crate::ops::unscale::kernels::{SIGNED_TEAM, SIGNED_WIDE, WIDE};
 
 const KERNELS: &str = include_str!("../../../shaders/bce_with_logits.wgsl");
 
@@ -15,7 +16,7 @@ const ROUNDS: u32 = 4;
 const ROUNDS_OF_SUMS: u32 = 16;
 
 /// Bytes of a partial.
-const PARTIAL: u64 = 8;
+const PARTIAL: u64 = 16;
 
 /// Tensors by their slots: x, target, weight, pos_weight, upstream, loss, grad.
 const NAMES: [&str; 7] = ["x", "target", "weight", "pos_weight", "upstream", "loss", "grad"];
@@ -80,6 +81,9 @@ impl Variant {
                 lib::BITS,
                 lib::ERROR_FREE,
                 lib::REDUCE,
+                WIDE,
+                SIGNED_WIDE,
+                SIGNED_TEAM,
                 LOGISTIC,
                 ELEMENTWISE,
             ],

@@ -17,8 +17,9 @@
 //! Logits and their gradient in f32, f16 or bf16; targets in f32 or as the logits; weights, losses and upstream in f32. Arithmetic in
 //! f32 with error-free transforms; sums as pairs (sum, error) in a tree that the shape fixes, so the same bits on every run and at any
 //! subgroup width. With u = 2^-24 a loss is within `8u` of the sum of its terms' magnitudes, sums and means within `12u`, gradients
-//! within `8u`; for targets within [0, 1] no term of a loss cancels another. See [`bounds`]. A sum beyond the range of f32 is infinite, and so
-//! is its mean.
+//! within `8u`; for targets within [0, 1] no term of a loss cancels another. See [`bounds`]. The whole range of
+//! f32 is allowed: a result is infinite or 0 only where the true value rounds to that, whatever sums and products on the way come to.
+//! Sums whose losses differ by more than 2^126 keep the larger ones.
 //!
 //! | | loss | gradient |
 //! |---|---|---|
@@ -31,7 +32,7 @@
 //! The losses of infinite logits are PyTorch's.
 //!
 //! # Cost
-//! Every tensor is read or written once, also for loss and gradient together, in place over the logits if wanted. Sums leave 8 bytes a
+//! Every tensor is read or written once, also for loss and gradient together, in place over the logits if wanted. Sums leave 16 bytes a
 //! workgroup (8,192 elements) in a workspace, and take a second dispatch.
 
 pub mod bounds;

@@ -17,6 +17,8 @@
 //! weight rounds once more, which is at most another ulp. With many terms each is a product of two rounded factors and a log-softmax
 //! part, and they are summed with compensation: 8 roundings cover that.
 //!
+//! Probabilities below 2^-190 count as 0, which a weight above 2^60 shows.
+//!
 //! Losses are f32. f16 and bf16 gradients add half a unit in the last place of the type. A value below the smallest normal f32 may be
 //! flushed to zero.
 
@@ -51,12 +53,17 @@ impl Allowed {
     }
 }
 
+/// Probabilities below 2^-190 count as 0; beside a weight of 1 that is nothing. 2^24 classes of them.
+const DROPPED: f64 = 1.0 / (1u128 << 83) as f64 / (1u128 << 83) as f64;
+
 /// Error of the part of a row's loss that the targets make, in f32.
 fn of_targets(row: &RowLoss) -> f64 {
+    let dropped = row.mass * DROPPED;
     if row.dense {
-        8.0 * U * (row.magnitude + FLUSHED)
+        // What may be flushed is small beside the coefficients, however small those are.
+        8.0 * U * (row.magnitude + row.mass.min(1.0) * FLUSHED) + dropped
     } else {
-        3.0 * DType::F32.ulp(row.targets)
+        3.0 * DType::F32.ulp(row.targets) + dropped
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Case {
     pub targets: Targets,
     /// Whether classes have weights; some weigh nothing.
     pub weighted: bool,
+    /// What the weights are multiplied by.
+    pub weight_scale: f32,
 }
 
 /// Host data of a case.
@@ -82,6 +84,7 @@ impl Case {
             fill: Fill::Ordinary,
             targets: Targets::Labels,
             weighted: false,
+            weight_scale: 1.0,
         }
     }
 
@@ -111,7 +114,12 @@ impl Case {
             Targets::Probabilities => "probabilities",
         };
         add(!targets.is_empty(), targets.into());
-        add(self.weighted, "weights".into());
+        let scale = if self.weight_scale == 1.0 {
+            String::new()
+        } else {
+            format!(" times {:e}", self.weight_scale)
+        };
+        add(self.weighted, format!("weights{scale}"));
         add(o.label_smoothing != 0.0, format!("smoothing {}", o.label_smoothing));
         add(o.z_loss != 0.0, format!("z_loss {}", o.z_loss));
         add(self.log_prob, "log_prob".into());
@@ -172,7 +180,7 @@ impl Case {
                     if c % 5 == 3 {
                         0.0
                     } else {
-                        0.25 + 2.0 * random.unit() as f32
+                        self.weight_scale * (0.25 + 2.0 * random.unit() as f32)
                     }
                 })
                 .collect()
@@ -424,6 +432,24 @@ pub fn verify_cases() -> Vec<Case> {
                 options,
                 targets,
                 weighted,
+                ..base(&[37, 19])
+            });
+        }
+        // Weights whose sums and products with shares leave the range of f32.
+        for (weight_scale, label_smoothing, targets) in [
+            (1e38, 0.0, Targets::SomeIgnored),
+            (1e38, 0.1, Targets::Labels),
+            (5e-38, 0.1, Targets::SomeIgnored),
+            (5e-38, 0.0, Targets::Labels),
+        ] {
+            cases.push(Case {
+                options: CrossEntropyOptions {
+                    label_smoothing,
+                    ..Default::default()
+                },
+                targets,
+                weighted: true,
+                weight_scale,
                 ..base(&[37, 19])
             });
         }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 /// device, driver and version give the same bits on every run, in the default strategies at any subgroup width.
 ///
 /// # Cost
-/// One read and one write of the logits where a row fits on chip, else two reads and one write; 8 bytes of workspace a row (40 and 32
+/// One read and one write of the logits where a row fits on chip, else two reads and one write; 16 bytes of workspace a row (56 and 40
 /// for each chunk of classes where rows are split). Rows that are ignored are not read. One dispatch, one more for the
 /// reduction and the check of labels, one more to count a weighted mean's divisor; each of those two takes another beyond 4,096 rows.
 ///

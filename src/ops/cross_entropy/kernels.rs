@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
 use crate::gpu::{Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window};
 use crate::ops::softmax::Strategy;
+use crate::ops::unscale::kernels::{SIGNED_TEAM, SIGNED_WIDE, WIDE};
 use crate::rows::{RowDim, RowMap, contiguous_strides};
 use std::sync::Arc;
 
@@ -37,9 +38,9 @@ const CHUNK: usize = 8192;
 /// Rows of a block of the tree over losses and counts.
 const BLOCK: usize = 4096;
 /// Bytes that a row leaves in the workspace.
-const RECORD: u64 = 8;
+const RECORD: u64 = 16;
 /// Bytes more that a row, and bytes that a chunk leaves there in [`Strategy::Split`].
-const STATS: u64 = 32;
+const STATS: u64 = 40;
 /// Bytes of the status and the divisors, and of a block's sums.
 const HEAD: u64 = 256;
 const SUMS_OF_BLOCK: u64 = 32;
@@ -262,6 +263,7 @@ impl Variant {
             ("WHOLE", boolean(self.whole)),
             ("NLL", boolean(self.kind == LossKind::NllLoss)),
             ("DENSE", boolean(self.smoothed || self.probabilities)),
+            ("SCALED", boolean(self.weighted || self.probabilities)),
             ("SMOOTHED", boolean(self.smoothed)),
             ("Z_LOSS", boolean(self.z_loss)),
             ("GRADIENT", boolean(self.gradient)),
@@ -292,6 +294,9 @@ impl Variant {
             lib::BITS,
             lib::ERROR_FREE,
             lib::REDUCE,
+            WIDE,
+            SIGNED_WIDE,
+            SIGNED_TEAM,
             lib::SOFTMAX_MATH,
             lib::SOFTMAX_QUADS,
             lib::SOFTMAX_RUNNING,
@@ -359,6 +364,9 @@ impl ReduceVariant {
             lib::ERROR_FREE,
             lib::ELEMENTARY,
             lib::REDUCE,
+            WIDE,
+            SIGNED_WIDE,
+            SIGNED_TEAM,
             PARAMS,
             if self.weighted { CLASS_WEIGHT } else { NO_CLASS_WEIGHT },
             if self.written { RESULT } else { NO_RESULT },

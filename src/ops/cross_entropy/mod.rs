@@ -20,6 +20,11 @@
 //! f32 arithmetic on GPUs, f64 between input and output on the CPU path; see [`bounds`]. Probabilities are used as they are, whatever
 //! their sum. A class whose coefficient is 0 adds nothing, not even where its logit is -inf.
 //!
+//! Logits, weights, probabilities, z and upstream gradients may have any value that f32 has: a result is infinite or 0 only where the
+//! true value rounds to that (0 also below the smallest normal number), whatever products and sums on the way come to. On GPUs weights
+//! and losses have significands and exponents apart, and sums are in units of their largest term. Two things are left out there:
+//! probabilities below 2^-190, and terms more than 2^126 below the largest of their sum.
+//!
 //! | row | loss | gradient |
 //! |---|---|---|
 //! | ignored, whatever it holds | 0 | 0 |

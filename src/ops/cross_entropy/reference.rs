@@ -113,6 +113,8 @@ pub(super) struct RowLoss {
     pub targets: f64,
     /// Sum of the magnitudes of the terms of that.
     pub magnitude: f64,
+    /// Sum of the magnitudes of the coefficients.
+    pub mass: f64,
     /// Whether it has a term for every class.
     pub dense: bool,
     /// Log-sum-exp; 0 for nll_loss.
@@ -166,6 +168,7 @@ pub(super) fn row_loss<T: Element>(p: &Checked<T>, row: usize) -> RowLoss {
     let mut loss = RowLoss {
         targets: 0.0,
         magnitude: 0.0,
+        mass: 0.0,
         dense: p.probabilities.is_some() || p.options.label_smoothing != 0.0,
         lse: 0.0,
         lse_magnitude: 0.0,
@@ -175,6 +178,7 @@ pub(super) fn row_loss<T: Element>(p: &Checked<T>, row: usize) -> RowLoss {
         return loss;
     };
     loss.counts = true;
+    loss.mass = a.iter().map(|a| a.abs()).sum();
     let x = elements(p.x, p, row);
     let negated_log: Vec<f64> = match p.kind {
         LossKind::NllLoss => x.iter().map(|x| -x).collect(),

@@ -11,6 +11,8 @@ const UNSCALE: &str = include_str!("../../../shaders/unscale.wgsl");
 const UNSCALE_STATE: &str = include_str!("../../../shaders/unscale_state.wgsl");
 const SQUARES: &str = include_str!("../../../shaders/lib/unscale_squares.wgsl");
 pub(crate) const WIDE: &str = include_str!("../../../shaders/lib/wide.wgsl");
+pub(crate) const SIGNED_WIDE: &str = include_str!("../../../shaders/lib/signed_wide.wgsl");
+pub(crate) const SIGNED_TEAM: &str = include_str!("../../../shaders/lib/signed_team.wgsl");
 pub(crate) const STATE: &str = include_str!("../../../shaders/lib/scaler_state.wgsl");
 
 /// Invocations of a workgroup.
