@@ -8,9 +8,7 @@ use crate::accuracy::{MaxError, check};
 use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::gpu::Recording;
-use crate::gpu::{BufferView, Gpu};
+use crate::gpu::{BufferView, Gpu, Recording};
 use crate::job::{self, BoundJob, Job, Simple, allocate, append, checked_rows, elements};
 use crate::rows::{RowDim, RowMap, contiguous_strides};
 #[cfg(not(target_arch = "wasm32"))]
@@ -849,7 +847,7 @@ pub(super) struct GradientOnDevice {
 }
 
 impl BoundJob for GradientOnDevice {
-    fn recording(&self) -> &crate::gpu::Recording {
+    fn recording(&self) -> &Recording {
         self.part.recording()
     }
 
