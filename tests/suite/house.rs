@@ -25,7 +25,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("job", "error element gpu context"),
     (
         "ops",
-        "error element rows accuracy sparse gpu reference context tensor job",
+        "error float element rows accuracy sparse gpu reference context tensor job",
     ),
     (
         "solve",

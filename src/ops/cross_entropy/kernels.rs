@@ -3,8 +3,9 @@
 use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::element::DType;
 use crate::error::{Error, Result};
+use crate::float::frexp;
 use crate::gpu::source::{Composition, TensorAccess, boolean, compose, lib, unsigned};
-use crate::gpu::{Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window};
+use crate::gpu::{Bind, Budget, BufferView, Capabilities, Dispatches, Gpu, Kernel, Planned, Recording, Window, pair};
 use crate::ops::softmax::Strategy;
 use crate::ops::unscale::kernels::{SIGNED_TEAM, SIGNED_WIDE, WIDE};
 use crate::rows::{RowDim, RowMap, contiguous_strides};
@@ -533,6 +534,21 @@ fn chunked(taking: &Taking<'_>, chunk: usize, chunks: usize) -> RowMap {
     }
 }
 
+/// A divisor of the weights as `signed_wide.wgsl` keeps numbers (significand from 1 to 2 in two parts, exponent), and one of the rows.
+fn divisor_words(weight: f64, count: f64) -> [u32; 4] {
+    let (significand, exponent) = match frexp(weight) {
+        (zero, _) if zero == 0.0 => (zero, -1000),
+        (special, _) if !special.is_finite() => (special, 1000),
+        (half, exponent) => (2.0 * half, exponent - 1),
+    };
+    let [high, low] = if significand.is_finite() {
+        pair(significand)
+    } else {
+        [significand as f32, 0.0]
+    };
+    [high.to_bits(), low.to_bits(), exponent as u32, (count as f32).to_bits()]
+}
+
 /// Teams, accumulators and blocks in registers for a strategy.
 fn widths(strategy: Strategy, capabilities: &Capabilities, len: usize) -> (u32, u32, u32) {
     let narrow = capabilities.narrow_team();
@@ -615,8 +631,8 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let counted = counting || given.is_some();
     if let Some([weight, count]) = given {
         // Where the shader that counts would leave them.
-        let values = [1.0 / weight, 1.0 / count, weight, count].map(|v| v as f32);
-        gpu.write(workspace, at + 16, bytemuck::bytes_of(&values))?;
+        let words = [divisor_words(weight, count), divisor_words(1.0 / weight, 1.0 / count)];
+        gpu.write(workspace, at + 16, bytemuck::bytes_of(&words))?;
     }
     let one;
     let upstream = match (call.grad, call.upstream) {
