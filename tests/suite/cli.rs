@@ -269,6 +269,20 @@ fn audit_of_f64_keeps_classes() {
     assert!((largest / f64::from(f32::MAX) - 1.0).abs() < 1e-15, "{largest:e}");
 }
 
+/// Every operation that `bench` names can be had alone, quickly too.
+#[test]
+fn bench_has_every_operation_in_quick() {
+    let full = macheps::bench::cases(false, None);
+    assert!(full.len() > 50);
+    for case in &full {
+        let quick = macheps::bench::cases(true, Some(case.op()));
+        assert!(!quick.is_empty(), "{}", case.op());
+    }
+    let norms = macheps::bench::cases(true, Some("norm"));
+    assert_eq!(norms.len(), 3, "one of each order");
+    assert!(macheps::bench::cases(true, Some("nothing")).is_empty());
+}
+
 /// A gap in the numbers of gradients is a slip.
 #[test]
 fn unscale_wants_every_gradient() {
