@@ -255,6 +255,15 @@ impl TensorRef<'_> {
     pub(crate) fn view_on(&self, gpu: &Gpu) -> Result<BufferView> {
         with_tensor!(TensorRef, self, t => t.view_on(gpu))
     }
+
+    /// The values on the host, in f64; waits for the device.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn widened(&self) -> Result<Vec<f64>> {
+        fn widen<T: crate::element::Element>(tensor: &Tensor<T>) -> Result<Vec<f64>> {
+            Ok(tensor.download()?.iter().map(|v| f64::from(v.to_f32())).collect())
+        }
+        with_tensor!(TensorRef, self, t => widen(t))
+    }
 }
 
 impl TensorMut<'_> {

@@ -19,6 +19,7 @@ pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
 pub use timing::Timing;
 pub use view::BufferView;
+pub(crate) use view::check_workspace;
 pub use wait::Readback;
 
 use crate::error::{Error, Result};

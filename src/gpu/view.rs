@@ -183,3 +183,34 @@ impl BufferView {
         RowMap::strided(&self.shape, &self.strides, self.offset, axis)
     }
 }
+
+/// Checks that a workspace may be bound as storage, holds `need` bytes at an aligned offset and shares none of them with the views of
+/// the call.
+pub(crate) fn check_workspace<'a>(
+    buffer: &wgpu::Buffer,
+    offset: u64,
+    need: u64,
+    views: impl IntoIterator<Item = (&'static str, &'a BufferView)>,
+) -> Result<()> {
+    if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+        return Err(Error::BufferUsage {
+            what: "workspace",
+            needed: "STORAGE".into(),
+        });
+    }
+    if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
+        return Err(Error::shape(
+            "workspace",
+            format!("{need} bytes at an offset that is a multiple of 256"),
+            format!("offset {offset} in a buffer of {} bytes", buffer.size()),
+        ));
+    }
+    let shared = |(_, view): &(&str, &BufferView)| view.shares_bytes(buffer, offset..offset + need);
+    match views.into_iter().find(shared) {
+        Some((first, _)) => Err(Error::Aliased {
+            first,
+            second: "workspace",
+        }),
+        None => Ok(()),
+    }
+}

@@ -57,7 +57,7 @@ pub use options::{BceOptions, LossReduction};
 use super::elementwise::{broadcast, check_aliases, check_read, check_shape, check_written};
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Recording};
+use crate::gpu::{BufferView, Gpu, Recording, check_workspace};
 
 /// Binary cross-entropy for embedding: bound to buffers once, recorded into a caller's encoder or pass any number of times.
 ///
@@ -205,27 +205,7 @@ impl BceWithLogits {
         }
         if let Some((buffer, offset)) = &views.workspace {
             let need = call.workspace_size(&self.gpu)?;
-            if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-                return Err(Error::BufferUsage {
-                    what: "workspace",
-                    needed: "STORAGE".into(),
-                });
-            }
-            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-                return Err(Error::shape(
-                    "workspace",
-                    format!("{need} bytes at an offset that is a multiple of 256"),
-                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-                ));
-            }
-            for (name, view) in readers.iter().chain(&written) {
-                if view.shares_bytes(buffer, *offset..offset + need) {
-                    return Err(Error::Aliased {
-                        first: name,
-                        second: "workspace",
-                    });
-                }
-            }
+            check_workspace(buffer, *offset, need, readers.into_iter().chain(written))?;
             call.workspace = Some((buffer, *offset));
         }
         Ok(BoundBce {

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::context::CrossCheck;
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Recording};
+use crate::gpu::{BufferView, Gpu, Recording, check_workspace};
 use crate::job::{Job, Simple};
 use crate::ops::softmax::Strategy;
 use crate::rows::element_count;
@@ -322,14 +322,7 @@ impl CrossEntropy {
             ranges.push(("target", buffer, *offset..offset + rows * 4, false));
         }
         if let Some((buffer, offset)) = &views.workspace {
-            check_storage("workspace", buffer)?;
-            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-                return Err(Error::shape(
-                    "workspace",
-                    format!("{need} bytes at an offset that is a multiple of 256"),
-                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-                ));
-            }
+            check_workspace(buffer, *offset, need, [])?;
             ranges.push(("workspace", buffer, *offset..offset + need, true));
         }
         for (i, (second, buffer, range, written)) in ranges.iter().enumerate() {

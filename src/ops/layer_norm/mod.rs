@@ -62,7 +62,7 @@ pub use options::{LayerNormOptions, NormKind};
 
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Recording};
+use crate::gpu::{BufferView, Gpu, Recording, check_workspace};
 use kernels::Call;
 
 /// layer_norm or rms_norm for embedding: bound to buffers once, recorded into a caller's encoder or pass any number of times.
@@ -329,27 +329,7 @@ impl LayerNorm {
         }
         let need = kernels::needs(&self.gpu, &call)?.1;
         if let Some((buffer, offset)) = call.workspace {
-            if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-                return Err(Error::BufferUsage {
-                    what: "workspace",
-                    needed: "STORAGE".into(),
-                });
-            }
-            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-                return Err(Error::shape(
-                    "workspace",
-                    format!("{need} bytes at an offset that is a multiple of 256"),
-                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-                ));
-            }
-            for &(name, view, ..) in &given {
-                if view.shares_bytes(buffer, offset..offset + need) {
-                    return Err(Error::Aliased {
-                        first: name,
-                        second: "workspace",
-                    });
-                }
-            }
+            check_workspace(buffer, offset, need, given.iter().map(|&(name, view, ..)| (name, view)))?;
         }
         let workspace = call.workspace.filter(|_| need > 0);
         let call = Call { workspace, ..call };

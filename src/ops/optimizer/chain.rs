@@ -241,10 +241,10 @@ impl Stepped<'_, '_> {
         let moment = |t: &Option<&mut Tensor<f32>>| t.as_ref().map(|t| t.download()).transpose();
         Ok(Snapshot {
             w: self.weight.download()?,
-            g: widened(self.gradient)?,
+            g: self.gradient.widened()?,
             m: moment(&self.m)?.unwrap_or_default(),
             v: moment(&self.v)?.unwrap_or_default(),
-            copy: self.copy.as_ref().map(|c| widened(c.borrow())).transpose()?,
+            copy: self.copy.as_ref().map(|c| c.borrow().widened()).transpose()?,
         })
     }
 }
@@ -294,13 +294,6 @@ struct Snapshot {
     m: Vec<f32>,
     v: Vec<f32>,
     copy: Option<Vec<f64>>,
-}
-
-fn widened(tensor: TensorRef<'_>) -> Result<Vec<f64>> {
-    fn widen<T: Element>(tensor: &Tensor<T>) -> Result<Vec<f64>> {
-        Ok(tensor.download()?.iter().map(|v| f64::from(v.to_f32())).collect())
-    }
-    with_tensor!(TensorRef, tensor, t => widen(t))
 }
 
 /// Holds a step on a device to the oracle.

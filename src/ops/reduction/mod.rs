@@ -88,7 +88,7 @@ pub use reproducible::ExactSum;
 
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Recording};
+use crate::gpu::{BufferView, Gpu, Recording, check_workspace};
 
 /// A reduction for embedding: bound to buffers once, recorded into a caller's encoder or pass any number of times.
 ///
@@ -281,7 +281,7 @@ impl Reduction {
         let fitted = fit("y", y, &self.options, x.shape())?;
         let need = self.workspace_size(x, views.second.as_ref())?;
         let all: Vec<_> = inputs().chain([("y", y)]).collect();
-        let workspace = check_workspace(views.workspace.as_ref(), need, &all)?;
+        let workspace = given_workspace(views.workspace.as_ref(), need, &all)?;
         let written = [Some(&y.buffer), workspace.map(|(buffer, _)| buffer)];
         let call = kernels::Call {
             kind: self.kind,
@@ -368,7 +368,7 @@ impl Reduction {
         let fitted = fit("upstream", &views.upstream, &self.options, x.shape())?;
         let need = self.workspace_size_backward(x)?;
         let all: Vec<_> = inputs.iter().copied().chain([("dx", dx)]).collect();
-        let workspace = check_workspace(views.workspace.as_ref(), need, &all)?;
+        let workspace = given_workspace(views.workspace.as_ref(), need, &all)?;
         let call = gradient::Call {
             kind: self.kind,
             options: &self.options,
@@ -393,7 +393,7 @@ fn no_gradient(kind: ReductionKind) -> Error {
 }
 
 /// The workspace if one is needed and given, checked against the views of the call.
-fn check_workspace<'a>(
+fn given_workspace<'a>(
     given: Option<&'a (wgpu::Buffer, u64)>,
     need: u64,
     views: &[(&'static str, &BufferView)],
@@ -401,28 +401,7 @@ fn check_workspace<'a>(
     let Some((buffer, offset)) = given else {
         return Ok(None);
     };
-    if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-        return Err(Error::BufferUsage {
-            what: "workspace",
-            needed: "STORAGE".into(),
-        });
-    }
-    if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-        return Err(Error::shape(
-            "workspace",
-            format!("{need} bytes at an offset that is a multiple of 256"),
-            format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-        ));
-    }
-    if let Some((first, _)) = views
-        .iter()
-        .find(|(_, view)| view.shares_bytes(buffer, *offset..offset + need))
-    {
-        return Err(Error::Aliased {
-            first,
-            second: "workspace",
-        });
-    }
+    check_workspace(buffer, *offset, need, views.iter().copied())?;
     Ok((need > 0).then_some((buffer, *offset)))
 }
 

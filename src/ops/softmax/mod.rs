@@ -57,7 +57,7 @@ pub use options::{MaskedRows, SoftmaxKind, SoftmaxOptions};
 
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Recording};
+use crate::gpu::{BufferView, Gpu, Recording, check_workspace};
 use crate::rows::RowMap;
 use kernels::Call;
 
@@ -287,27 +287,8 @@ impl Softmax {
             .transpose()?;
         let need = self.workspace_size(x, backward)?;
         if let Some((buffer, offset)) = workspace {
-            if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-                return Err(Error::BufferUsage {
-                    what: "workspace",
-                    needed: "STORAGE".into(),
-                });
-            }
-            if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-                return Err(Error::shape(
-                    "workspace",
-                    format!("{need} bytes at an offset that is a multiple of 256"),
-                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-                ));
-            }
-            for (name, view) in given.iter().filter_map(|&(name, view)| view.map(|v| (name, v))) {
-                if view.shares_bytes(buffer, *offset..offset + need) {
-                    return Err(Error::Aliased {
-                        first: name,
-                        second: "workspace",
-                    });
-                }
-            }
+            let views = given.iter().filter_map(|&(name, view)| Some((name, view?)));
+            check_workspace(buffer, *offset, need, views)?;
         }
         let call = Call {
             kind: self.kind,

@@ -6,7 +6,6 @@ use super::oneshot::{check_report, check_values};
 use super::options::{LossScalerOptions, LossScalerState, UnscaleOptions, UnscaleReport, check_max_norm};
 use super::scaler::{LossScaler, Unscale, UnscaleViews};
 use crate::context::{Context, CrossCheck};
-use crate::element::Element;
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::tensor::{Chain, Tensor, TensorMut, TensorRef, elsewhere, with_tensor};
@@ -129,13 +128,6 @@ impl ChainScaler {
     }
 }
 
-fn download(tensor: TensorRef<'_>) -> Result<Vec<f64>> {
-    fn widen<T: Element>(tensor: &Tensor<T>) -> Result<Vec<f64>> {
-        Ok(tensor.download()?.iter().map(|v| f64::from(v.to_f32())).collect())
-    }
-    with_tensor!(TensorRef, tensor, t => widen(t))
-}
-
 impl Chain<'_> {
     /// The scale that a loss is to be multiplied by, as it is when the chain gets there: a tensor of shape `[]`, which is the upstream
     /// gradient of a reduced loss.
@@ -184,7 +176,7 @@ impl Chain<'_> {
         self.record(&bound.into_recording());
         if self.context().cross_check() != CrossCheck::Off {
             self.flush()?;
-            let inputs = gradients.iter().map(|&g| download(g)).collect::<Result<Vec<_>>>()?;
+            let inputs = gradients.iter().map(TensorRef::widened).collect::<Result<Vec<_>>>()?;
             let state = scaler.read()?;
             check_report(&inputs, state.scale, options.max_norm, &report_of(&state))?;
         }
@@ -229,7 +221,7 @@ impl Chain<'_> {
             self.flush()?;
             before = gradients
                 .iter()
-                .map(|g| download(g.borrow()))
+                .map(|g| g.borrow().widened())
                 .collect::<Result<Vec<_>>>()?;
         }
         let views = gradients

@@ -5,7 +5,7 @@ use super::kernels::{self, Pair};
 use super::options::{LossScalerOptions, LossScalerState, UnscaleOptions, check_max_norm};
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{BufferView, Gpu, Readback, Recording};
+use crate::gpu::{BufferView, Gpu, Readback, Recording, check_workspace};
 use std::sync::Arc;
 
 /// The state as lib/scaler_state.wgsl declares it.
@@ -362,42 +362,11 @@ impl Unscale {
         flat::check_overlaps(&all, |i, j| targets.is_some() && i % 2 == 0 && j == i + 1)?;
         let need = kernels::workspace_bytes(pairs.iter().map(|p| p.count));
         if let Some((buffer, offset)) = &views.workspace {
-            check_workspace(buffer, *offset, need, &all)?;
+            check_workspace(buffer, *offset, need, all.iter().map(|&(name, view, _)| (name, view)))?;
         }
         let max_norm = self.options.max_norm;
         Ok(BoundUnscale {
             recording: kernels::bind(gpu, &self.scaler.state, &pairs, max_norm, views.workspace.as_ref())?,
         })
-    }
-}
-
-fn check_workspace(
-    buffer: &wgpu::Buffer,
-    offset: u64,
-    need: u64,
-    views: &[(&'static str, &BufferView, bool)],
-) -> Result<()> {
-    if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
-        return Err(Error::BufferUsage {
-            what: "workspace",
-            needed: "STORAGE".into(),
-        });
-    }
-    if !offset.is_multiple_of(256) || offset.checked_add(need).is_none_or(|end| end > buffer.size()) {
-        return Err(Error::shape(
-            "workspace",
-            format!("{need} bytes at an offset that is a multiple of 256"),
-            format!("offset {offset} in a buffer of {} bytes", buffer.size()),
-        ));
-    }
-    match views
-        .iter()
-        .find(|(_, view, _)| view.shares_bytes(buffer, offset..offset + need))
-    {
-        Some((first, ..)) => Err(Error::Aliased {
-            first,
-            second: "workspace",
-        }),
-        None => Ok(()),
     }
 }
