@@ -27,6 +27,7 @@ pub mod ops;
 #[doc(hidden)]
 pub mod random;
 pub mod rows;
+pub mod solve;
 pub mod sparse;
 pub mod tensor;
 #[cfg(not(target_arch = "wasm32"))]

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &str)] = &[
     ),
     (
         "solve",
-        "error element rows accuracy sparse gpu reference context tensor job ops",
+        "error float element rows accuracy random sparse gpu reference context tensor job ops",
     ),
     // Cases are where an operation tells `verify` and `bench` what to try.
     (
