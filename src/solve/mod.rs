@@ -5,10 +5,15 @@
 //! compute pass, in f32; and the same on the host in f64, which is what residuals are judged by and what solves where there is no
 //! GPU.
 
+pub mod conjugate_gradient;
+mod lanczos;
 mod operator;
 mod preconditioner;
 mod report;
+pub mod tridiagonal;
+mod vector;
 
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use report::{Breakdown, Outcome, Report, Solution};
+pub use report::{ConditionEstimate, ReportOptions, RunFacts, SAFETY_FACTOR, SAFETY_FACTOR_OWN_RUN};

@@ -1,0 +1,3 @@
+//! The method of conjugate gradients.
+
+pub mod reference;
