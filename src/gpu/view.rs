@@ -56,6 +56,16 @@ impl BufferView {
         &self.shape
     }
 
+    /// Elements of the buffer before the first one of the view.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Elements from one index to the next, for each dimension.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+
     /// The buffer that it lies in.
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.buffer
