@@ -77,5 +77,7 @@ mod reduction;
 mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;
+#[path = "suite/solve_host.rs"]
+mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;

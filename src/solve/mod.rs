@@ -5,10 +5,23 @@
 //! compute pass, in f32; and the same on the host in f64, which is what residuals are judged by and what solves where there is no
 //! GPU.
 
+pub mod conjugate_gradient;
+pub mod eigenvalues;
+mod lanczos;
 mod operator;
 mod preconditioner;
+pub mod refinement;
 mod report;
+pub mod tridiagonal;
+mod vector;
 
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use report::{Breakdown, Outcome, Report, Solution};
+pub use report::{ConditionEstimate, ReportOptions, RunFacts, SAFETY_FACTOR, SAFETY_FACTOR_OWN_RUN};
+
+/// Every variant of the solvers' shaders, as a name and its WGSL, for the tests that validate and translate them.
+#[doc(hidden)]
+pub fn shader_variants() -> Vec<(String, String)> {
+    conjugate_gradient::shader_variants()
+}

@@ -21,16 +21,49 @@ fn options(form: Form, rtol: f64) -> CgOptions {
 fn user_written_operator() {
     let operator = FivePoint::new(40, 31);
     let b = right_hand_side(operator.size(), 1);
-    let host = conjugate_gradient(&Context::cpu(), &LinearSystem::new(&operator, &b), &options(Form::Auto, 1e-6))
-        .expect("the CPU path");
-    println!("{:?}", host.report.residual_history.iter().skip(94).map(|v| format!("{v:.2e}")).collect::<Vec<_>>());
+    let host = conjugate_gradient(
+        &Context::cpu(),
+        &LinearSystem::new(&operator, &b),
+        &options(Form::Auto, 1e-6),
+    )
+    .expect("the CPU path");
+    println!(
+        "{:?}",
+        host.report
+            .residual_history
+            .iter()
+            .skip(94)
+            .map(|v| format!("{v:.2e}"))
+            .collect::<Vec<_>>()
+    );
     for adapter in adapters::all("user_written_operator") {
         for form in [Form::Standard, Form::SingleReduction] {
-            let solution = conjugate_gradient(&adapter.context, &LinearSystem::new(&operator, &b), &options(form, 1e-6))
-                .unwrap_or_else(|e| panic!("{}: {e}", adapter.name));
+            let solution = conjugate_gradient(
+                &adapter.context,
+                &LinearSystem::new(&operator, &b),
+                &options(form, 1e-6),
+            )
+            .unwrap_or_else(|e| panic!("{}: {e}", adapter.name));
             let report = &solution.report;
-            println!("{} {form:?}: {:?} {} {:e} cond {:?} vs {} {:?}", adapter.name, report.outcome, report.iterations, report.relative_residual, report.condition_estimate, host.report.iterations, host.report.condition_estimate);
-            println!("{:?}", report.residual_history.iter().skip(94).map(|v| format!("{v:.2e}")).collect::<Vec<_>>());
+            println!(
+                "{} {form:?}: {:?} {} {:e} cond {:?} vs {} {:?}",
+                adapter.name,
+                report.outcome,
+                report.iterations,
+                report.relative_residual,
+                report.condition_estimate,
+                host.report.iterations,
+                host.report.condition_estimate
+            );
+            println!(
+                "{:?}",
+                report
+                    .residual_history
+                    .iter()
+                    .skip(94)
+                    .map(|v| format!("{v:.2e}"))
+                    .collect::<Vec<_>>()
+            );
             assert_eq!(report.outcome, Outcome::Converged);
         }
     }

@@ -113,7 +113,11 @@ impl LinearOperator for FivePoint {
             compilation_options: Default::default(),
             cache: None,
         });
-        let systems = if call.x.shape().len() == 2 { call.x.shape()[0] } else { 1 };
+        let systems = if call.x.shape().len() == 2 {
+            call.x.shape()[0]
+        } else {
+            1
+        };
         let pitch = |view: &macheps::BufferView| if systems > 1 { view.strides()[0] as u32 } else { 0 };
         let words = [
             self.nx as u32,

@@ -8,18 +8,18 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::float::{frexp, ldexp};
 use crate::gpu::{BufferView, Gpu, Readback};
+use crate::solve::refinement::{Correction, RefinementOptions, refine_async};
 use crate::solve::vector;
 use crate::solve::{
-    Breakdown, Outcome, Preconditioner, PreconditionerCall, PreconditionerForm, Record, Report, RunFacts, Solution,
+    Breakdown, LinearOperator, Outcome, Preconditioner, PreconditionerCall, PreconditionerForm, Record, Report,
+    RunFacts, Solution,
 };
+use futures::FutureExt;
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Instant;
 
 /// How often a solve is taken up again because the f64 residual is larger than the device believed, without refinement.
 const SECOND_TRIES: usize = 3;
-
-/// The most corrections by refinement.
-const REFINEMENTS: usize = 40;
 
 /// What an inner solve of a refinement is asked for: more would be lost in f32.
 const INNER_RTOL: f64 = 1e-5;
@@ -151,24 +151,37 @@ fn on_cpu(system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Res
 
 /// One system under way on a device.
 struct Progressing {
-    /// What is wanted, and the exponent of what the device solves for now: its right-hand side is that times 2^exponent.
     b_norm: f64,
+    /// The device solves for b and x times 2^exponent.
     exponent: i32,
-    /// What the device adds to: 0 where it holds x itself.
-    base: Vec<f64>,
     x: Vec<f64>,
     relative_residual: f64,
-    best: f64,
     history: Vec<f64>,
     alphas: Vec<f64>,
     betas: Vec<f64>,
     /// Iterations of earlier rounds.
     before: usize,
     state: CgState,
-    /// ||b|| of this round relative to the system's.
-    scale: f64,
-    refinements: usize,
     done: bool,
+}
+
+impl Progressing {
+    fn iterations(&self) -> usize {
+        self.before + self.state.iterations
+    }
+
+    /// How the device says that it ended.
+    fn outcome(&self) -> Outcome {
+        let kind = match self.state.status {
+            CgStatus::NotPositiveDefinite => Breakdown::NotPositiveDefinite,
+            CgStatus::NonFinite => Breakdown::NonFinite,
+            CgStatus::Stagnation => Breakdown::Stagnation,
+            CgStatus::Converged => return Outcome::Converged,
+            _ => return Outcome::IterationLimit,
+        };
+        let iteration = self.iterations();
+        Outcome::Breakdown { kind, iteration }
+    }
 }
 
 /// What the host does next.
@@ -185,356 +198,448 @@ enum Stage {
     Solution,
 }
 
-/// A solve on a device, as a machine that is driven by whoever can wait.
+/// Systems bound to buffers of a device, solved as a machine that is driven by whoever can wait.
 struct Machine<'a> {
     gpu: &'a Gpu,
-    system: &'a LinearSystem<'a>,
+    operator: &'a dyn LinearOperator,
     options: &'a CgOptions,
-    preconditioner: &'a dyn Preconditioner,
+    /// Exponent of the factor of the coefficients: the device sees 2^e A, and M^-1 / 2^e only where that is a diagonal.
+    factor: i32,
     bound: BoundConjugateGradient,
     b: wgpu::Buffer,
     x: wgpu::Buffer,
-    clock: Clock,
     systems: Vec<Progressing>,
+    goal: Goal,
     stage: Stage,
     /// Iterations recorded in this round.
     recorded: usize,
     round: usize,
 }
 
+/// What a solve is asked for.
+#[derive(Clone, Copy)]
+struct Goal {
+    rtol: f64,
+    max_iterations: usize,
+    second_tries: usize,
+}
+
 impl<'a> Machine<'a> {
     fn new(
         gpu: &'a Gpu,
-        system: &'a LinearSystem<'a>,
-        preconditioner: &'a dyn Preconditioner,
+        operator: &'a dyn LinearOperator,
+        preconditioner: &dyn Preconditioner,
         options: &'a CgOptions,
         systems: usize,
     ) -> Result<Self> {
-        let clock = Clock::start();
         gpu.check_alive()?;
-        let n = system.operator.size();
+        let n = operator.size();
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let bytes = (systems * n * 4) as u64;
         let b = gpu.create_buffer("conjugate_gradient b", bytes, usage)?;
         let x = gpu.create_buffer("conjugate_gradient x", bytes, usage)?;
-        let (b_view, x_view) = (
-            BufferView::new(&b, DType::F32, &[systems, n]),
-            BufferView::new(&x, DType::F32, &[systems, n]),
-        );
-        let views = CgViews { b: &b_view, x: &x_view };
-        let bound = BoundConjugateGradient::bind(gpu, system.operator, preconditioner, &views, options)?;
-        let systems = (0..systems)
-            .map(|k| {
-                let b = &system.b[k * n..(k + 1) * n];
-                Progressing {
-                    b_norm: vector::norm(b),
-                    exponent: 0,
-                    base: vec![0.0; n],
-                    x: vec![0.0; n],
-                    relative_residual: f64::INFINITY,
-                    best: f64::INFINITY,
-                    history: Vec::new(),
-                    alphas: Vec::new(),
-                    betas: Vec::new(),
-                    before: 0,
-                    state: CgState::default(),
-                    scale: 1.0,
-                    refinements: 0,
-                    done: false,
-                }
-            })
-            .collect();
-        let mut machine = Machine {
+        let view = |buffer| BufferView::new(buffer, DType::F32, &[systems, n]);
+        let views = CgViews {
+            b: &view(&b),
+            x: &view(&x),
+        };
+        let bound = BoundConjugateGradient::bind(gpu, operator, preconditioner, &views, options)?;
+        let factor = match preconditioner.form() {
+            PreconditionerForm::Diagonal(_) => 0,
+            _ => bound.exponent(),
+        };
+        Ok(Machine {
             gpu,
-            system,
+            operator,
             options,
-            preconditioner,
+            factor,
             bound,
             b,
             x,
-            clock,
-            systems,
+            systems: Vec::new(),
+            goal: Goal {
+                rtol: options.rtol,
+                max_iterations: options.iteration_limit(n),
+                second_tries: 0,
+            },
             stage: Stage::Ledger,
             recorded: 0,
             round: 0,
-        };
-        machine.first_round()?;
-        Ok(machine)
+        })
     }
 
-    fn n(&self) -> usize {
-        self.system.operator.size()
-    }
-
-    /// Uploads b and x0, each system's times a power of two that brings b near 1.
-    fn first_round(&mut self) -> Result<()> {
-        let n = self.n();
-        for k in 0..self.systems.len() {
+    /// Uploads right-hand sides and starts, each system's times a power of two that brings b near 1.
+    fn begin(&mut self, b: &[f64], x0: Option<&[f64]>, goal: Goal) -> Result<()> {
+        let n = self.operator.size();
+        let mut systems = Vec::new();
+        let (mut b_values, mut x_values) = (Vec::with_capacity(b.len()), vec![0.0f32; b.len()]);
+        for k in 0..self.bound.systems() {
             let range = k * n..(k + 1) * n;
-            let b = &self.system.b[range.clone()];
+            let b = &b[range.clone()];
             let exponent = exponent_of(b);
-            self.systems[k].exponent = exponent;
-            if self.bound.form() != Form::SingleReduction {
-                // The device tells what comes after each iteration; this comes before.
-                let first = self.relative_residual(k);
-                self.systems[k].history.push(first);
-            }
-            self.upload(k, false, &narrowed(b, exponent))?;
-            let x0: Vec<f32> = match self.system.x0 {
-                Some(x0) => narrowed(&x0[range], exponent),
-                None => vec![0.0; n],
-            };
-            self.upload(k, true, &x0)?;
-        }
-        self.bound.set_goal(self.options.rtol, self.options.iteration_limit(n))
-    }
-
-    /// ||b - A x0|| / ||b|| of a system.
-    fn relative_residual(&self, k: usize) -> f64 {
-        let n = self.n();
-        let range = k * n..(k + 1) * n;
-        let (b, b_norm) = (&self.system.b[range.clone()], self.systems[k].b_norm);
-        match self.system.x0 {
-            _ if b_norm == 0.0 => 0.0,
-            None => 1.0,
-            Some(x0) => {
-                let mut r = vec![0.0; n];
-                self.system.operator.apply(&x0[range], &mut r);
-                for (r, b) in r.iter_mut().zip(b) {
-                    *r = b - *r;
+            let b_norm = vector::norm(b);
+            b_values.extend(narrowed(b, exponent));
+            let mut first = if b_norm == 0.0 { 0.0 } else { 1.0 };
+            if let Some(x0) = x0 {
+                let x0 = &x0[range.clone()];
+                x_values[range].copy_from_slice(&narrowed(x0, exponent));
+                if b_norm > 0.0 {
+                    first = self.residual(b, x0) / b_norm;
                 }
-                vector::norm(&r) / b_norm
             }
+            // The single reduction's history begins with it.
+            let history = if self.bound.form() == Form::SingleReduction {
+                Vec::new()
+            } else {
+                vec![first]
+            };
+            systems.push(Progressing {
+                b_norm,
+                exponent,
+                x: vec![0.0; n],
+                relative_residual: f64::INFINITY,
+                history,
+                alphas: Vec::new(),
+                betas: Vec::new(),
+                before: 0,
+                state: CgState::default(),
+                done: false,
+            });
         }
+        self.gpu.write(&self.b, 0, bytemuck::cast_slice(&b_values))?;
+        self.gpu.write(&self.x, 0, bytemuck::cast_slice(&x_values))?;
+        self.bound.set_goal(goal.rtol, goal.max_iterations)?;
+        self.systems = systems;
+        self.goal = goal;
+        self.stage = Stage::Ledger;
+        self.recorded = 0;
+        self.round = 0;
+        Ok(())
     }
 
-    fn upload(&self, k: usize, into_x: bool, values: &[f32]) -> Result<()> {
-        let target = if into_x { &self.x } else { &self.b };
-        let offset = (k * self.n() * 4) as u64;
-        self.gpu.write(target, offset, bytemuck::cast_slice(values))
+    /// ||b - A x|| in f64.
+    fn residual(&self, b: &[f64], x: &[f64]) -> f64 {
+        let mut r = vec![0.0; b.len()];
+        self.operator.apply(x, &mut r);
+        r.iter_mut().zip(b).for_each(|(r, b)| *r = b - *r);
+        vector::norm(&r)
     }
 
     /// Submits what comes next.
     fn advance(&mut self) -> Result<Next> {
-        let n = self.n();
-        if n == 0 || self.systems.iter().all(|s| s.done) {
+        if self.systems.iter().all(|s| s.done) {
             return Ok(Next::Done);
         }
+        let label = Some("conjugate_gradient");
         let mut encoder = self
             .gpu
             .device()
-            .create_command_encoder(&wgpu::CommandEncoderDescriptor {
-                label: Some("conjugate_gradient"),
-            });
-        match self.stage {
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label,
+            timestamp_writes: None,
+        });
+        let (buffer, bytes) = match self.stage {
             Stage::Ledger => {
-                let batch = self.bound.replace_every();
-                {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: Some("conjugate_gradient"),
-                        timestamp_writes: None,
-                    });
-                    if self.recorded == 0 {
-                        self.bound.record_start(&mut pass);
-                    }
-                    self.bound.record_iterations(&mut pass, batch);
+                if self.recorded == 0 {
+                    self.bound.record_start(&mut pass);
                 }
+                let batch = self.bound.replace_every();
+                self.bound.record_iterations(&mut pass, batch);
                 self.recorded += batch;
-                let (ledger, bytes) = self.bound.ledger();
-                Ok(Next::Wait(self.gpu.read_back(encoder, ledger, bytes)?))
+                self.bound.ledger()
             }
             Stage::Solution => {
-                {
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: Some("conjugate_gradient"),
-                        timestamp_writes: None,
-                    });
-                    self.bound.record_finish(&mut pass);
-                }
-                let bytes = (self.systems.len() * n * 4) as u64;
-                Ok(Next::Wait(self.gpu.read_back(encoder, &self.x, bytes)?))
+                self.bound.record_finish(&mut pass);
+                (&self.x, (self.systems.len() * self.operator.size() * 4) as u64)
             }
-        }
+        };
+        drop(pass);
+        Ok(Next::Wait(self.gpu.read_back(encoder, buffer, bytes)?))
     }
 
     /// Takes the bytes that [`Machine::advance`] asked to wait for.
-    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+    fn take(&mut self, b: &[f64], bytes: &[u8]) -> Result<()> {
         match self.stage {
             Stage::Ledger => {
                 self.take_ledger(&bytemuck::pod_collect_to_vec::<u8, u32>(bytes));
                 Ok(())
             }
-            Stage::Solution => self.take_solution(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
+            Stage::Solution => self.take_solution(b, &bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
         }
     }
 
     fn take_ledger(&mut self, ledger: &[u32]) {
-        // Coefficients of 2^e A where M^-1 is not scaled with it.
-        let factor = match self.preconditioner.form() {
-            PreconditionerForm::Diagonal(_) => 0,
-            _ => self.bound.exponent(),
-        };
         for (k, s) in self.systems.iter_mut().enumerate().filter(|(_, s)| !s.done) {
             let from = s.state.iterations;
             s.state = self.bound.decode(ledger, k, 0);
             let bb = self.bound.norm_b(ledger, k);
-            let relative = |rr: f64| s.scale * if bb > 0.0 { (rr / bb).sqrt() } else { 0.0 };
-            let entries = self.bound.history(ledger, k, from, s.state.iterations);
-            for Remembered { rr, alpha, beta } in entries {
-                // The single reduction says what stood before the iteration, and what its direction kept of the one before that.
-                s.history.push(relative(rr));
-                s.alphas.push(ldexp(alpha, factor));
+            for Remembered { rr, alpha, beta } in self.bound.history(ledger, k, from, s.state.iterations) {
+                s.history.push(if bb > 0.0 { (rr / bb).sqrt() } else { 0.0 });
+                s.alphas.push(ldexp(alpha, self.factor));
                 s.betas.push(beta);
             }
         }
-        let farthest = self
-            .systems
-            .iter()
-            .map(|s| s.scale * s.state.relative_residual)
-            .fold(0.0, f64::max);
         if let Some(progress) = &self.options.progress {
-            let iterations = self
-                .systems
-                .iter()
-                .map(|s| s.before + s.state.iterations)
-                .max()
-                .unwrap_or(0);
-            progress(iterations, farthest);
+            let running = || self.systems.iter().filter(|s| !s.done);
+            let iterations = running().map(Progressing::iterations).max().unwrap_or(0);
+            progress(
+                iterations,
+                running().map(|s| s.state.relative_residual).fold(0.0, f64::max),
+            );
         }
         if self.systems.iter().all(|s| s.done || s.state.status.ended()) {
             self.stage = Stage::Solution;
         }
     }
 
-    /// Judges the device's x in f64, and takes systems up again that should do better.
-    fn take_solution(&mut self, solution: &[f32]) -> Result<()> {
-        let n = self.n();
-        let limit = self.options.iteration_limit(n);
-        let (mut again, mut inner) = (false, 0.0f64);
-        let mut uploads = Vec::new();
-        for (k, s) in self.systems.iter_mut().enumerate().filter(|(_, s)| !s.done) {
-            let b = &self.system.b[k * n..(k + 1) * n];
-            let x: Vec<f64> = solution[k * n..(k + 1) * n]
+    /// Judges the device's x in f64, and takes systems up again that the device believed to be better than they are.
+    fn take_solution(&mut self, b: &[f64], solution: &[f32]) -> Result<()> {
+        let n = self.operator.size();
+        let goal = self.goal;
+        let mut tighter = goal.rtol;
+        let mut systems = std::mem::take(&mut self.systems);
+        for (k, s) in systems.iter_mut().enumerate().filter(|(_, s)| !s.done) {
+            let range = k * n..(k + 1) * n;
+            let x: Vec<f64> = solution[range.clone()]
                 .iter()
-                .zip(&s.base)
-                .map(|(&x, base)| base + ldexp(f64::from(x), -s.exponent))
+                .map(|&x| ldexp(f64::from(x), -s.exponent))
                 .collect();
-            let mut r = vec![0.0; n];
-            self.system.operator.apply(&x, &mut r);
-            for (r, b) in r.iter_mut().zip(b) {
-                *r = b - *r;
-            }
-            let norm = vector::norm(&r);
-            let relative = if norm == 0.0 { 0.0 } else { norm / s.b_norm };
-            let better = relative < 0.5 * s.best;
-            if relative <= s.best || s.x.is_empty() || s.best.is_infinite() {
+            let relative = match self.residual(&b[range], &x) {
+                0.0 => 0.0,
+                norm => norm / s.b_norm,
+            };
+            let better = relative < 0.5 * s.relative_residual;
+            if relative <= s.relative_residual || self.round == 0 {
                 s.x = x;
                 s.relative_residual = relative;
-                s.best = relative;
             }
-            let before = s.before + s.state.iterations;
-            let worth = relative.is_finite() && relative > self.options.rtol && before < limit;
-            let broken = matches!(s.state.status, CgStatus::NotPositiveDefinite | CgStatus::NonFinite);
-            let refine = self.options.refine && self.round < REFINEMENTS && better && !broken;
-            // Without refinement only what the device took for converged, or stopped at, is tried again from where it is.
-            let retry = !self.options.refine
-                && self.round < SECOND_TRIES
-                && s.state.status == CgStatus::Converged
-                && (self.round == 0 || better);
-            if !(worth && (refine || retry)) {
-                s.done = true;
-                continue;
-            }
-            again = true;
-            s.before = before;
-            s.state = CgState::default();
-            // The blocks of the coefficients stay apart.
-            if let Some(last) = s
-                .betas
-                .last_mut()
-                .filter(|_| self.bound.form() != Form::SingleReduction)
-            {
-                *last = 0.0;
-            }
-            if refine {
-                s.refinements += 1;
-                s.base.clone_from(&s.x);
-                s.exponent = exponent_of(&r);
-                s.scale = relative;
-                inner = inner.max(INNER_RTOL.max(0.5 * self.options.rtol / relative).min(0.5));
-                uploads.push((k, false, narrowed(&r, s.exponent)));
-                uploads.push((k, true, vec![0.0; n]));
-            } else {
-                // The device's own residual was small enough: it has to be as much smaller as it was wrong.
-                inner = inner.max((self.options.rtol * self.options.rtol / relative * 0.5).min(self.options.rtol));
+            s.done = relative <= goal.rtol
+                || s.state.status != CgStatus::Converged
+                || self.round >= goal.second_tries
+                || !better
+                || s.iterations() >= goal.max_iterations;
+            if !s.done {
+                // The device's own residual was small enough; it has to be as much smaller as it was wrong.
+                tighter = tighter.min(0.5 * goal.rtol * (goal.rtol / relative));
+                s.before = s.iterations();
+                s.state = CgState::default();
+                if self.bound.form() != Form::SingleReduction {
+                    // The blocks of the coefficients stay apart.
+                    if let Some(last) = s.betas.last_mut() {
+                        *last = 0.0;
+                    }
+                }
             }
         }
-        for (k, into_x, values) in uploads {
-            self.upload(k, into_x, &values)?;
-        }
-        if again {
+        self.systems = systems;
+        if let Some(done) = self.systems.iter().filter(|s| !s.done).map(|s| s.before).max() {
             self.round += 1;
             self.recorded = 0;
             self.stage = Stage::Ledger;
-            let done = self
-                .systems
-                .iter()
-                .filter(|s| !s.done)
-                .map(|s| s.before)
-                .max()
-                .unwrap_or(0);
-            self.bound.set_goal(inner, limit.saturating_sub(done))?;
+            self.bound.set_goal(tighter, goal.max_iterations.saturating_sub(done))?;
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<Solution>> {
-        let n = self.n();
-        let seconds = self.clock.seconds();
-        let single = self.bound.form() == Form::SingleReduction;
-        let mut solutions = Vec::new();
-        for (k, mut s) in self.systems.into_iter().enumerate() {
-            let iterations = s.before + s.state.iterations;
-            let outcome = match s.state.status {
-                CgStatus::NotPositiveDefinite => Some(Breakdown::NotPositiveDefinite),
-                CgStatus::NonFinite => Some(Breakdown::NonFinite),
-                CgStatus::Stagnation => Some(Breakdown::Stagnation),
-                _ => None,
-            }
-            .map_or(
-                if s.state.status == CgStatus::Limit {
-                    Outcome::IterationLimit
-                } else {
-                    Outcome::Converged
-                },
-                |kind| Outcome::Breakdown {
-                    kind,
-                    iteration: iterations,
-                },
-            );
-            if single {
-                // To what each iteration keeps for the next one.
+    /// What came of it, system by system.
+    fn results(&mut self) -> Vec<Progressing> {
+        let mut systems = std::mem::take(&mut self.systems);
+        if self.bound.form() == Form::SingleReduction {
+            for s in &mut systems {
+                // From what a direction kept of the one before to what an iteration leaves for the next.
                 if !s.betas.is_empty() {
                     s.betas.remove(0);
                     s.betas.push(0.0);
                 }
-                s.history.push(s.scale * s.state.relative_residual);
+                s.history.push(s.state.relative_residual);
             }
+        }
+        systems
+    }
+}
+
+/// Who waits for a device's answer.
+trait Waiter {
+    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>>;
+}
+
+/// The thread itself: futures that wait so never pend.
+#[cfg(not(target_arch = "wasm32"))]
+struct Blocking;
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Waiter for Blocking {
+    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>> {
+        readback.wait()
+    }
+}
+
+/// Whatever runs the future.
+struct Executor;
+
+impl Waiter for Executor {
+    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>> {
+        readback.ready().await
+    }
+}
+
+async fn drive(
+    machine: &mut Machine<'_>,
+    waiter: &impl Waiter,
+    b: &[f64],
+    x0: Option<&[f64]>,
+    goal: Goal,
+) -> Result<Vec<Progressing>> {
+    machine.begin(b, x0, goal)?;
+    while let Next::Wait(readback) = machine.advance()? {
+        let bytes = waiter.bytes(readback).await?;
+        machine.take(b, &bytes)?;
+    }
+    Ok(machine.results())
+}
+
+/// Where the context computes.
+async fn solve(
+    context: &Context,
+    waiter: &impl Waiter,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+) -> Result<Vec<Solution>> {
+    let systems = check(system, options)?;
+    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
+        return on_cpu(system, options, systems);
+    };
+    let outcome = if options.refine {
+        refined(gpu, waiter, system, options, systems).await
+    } else {
+        unrefined(gpu, waiter, system, options, systems).await
+    };
+    match outcome {
+        Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
+            log::warn!("conjugate_gradient: the device was lost ({reason}); solving on the CPU");
+            on_cpu(system, options, systems)
+        }
+        other => other,
+    }
+}
+
+async fn unrefined(
+    gpu: &Gpu,
+    waiter: &impl Waiter,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+    systems: usize,
+) -> Result<Vec<Solution>> {
+    let clock = Clock::start();
+    let n = system.operator.size();
+    let none = NoPreconditioner(n);
+    let mut machine = Machine::new(
+        gpu,
+        system.operator,
+        system.preconditioner.unwrap_or(&none),
+        options,
+        systems,
+    )?;
+    let goal = Goal {
+        rtol: options.rtol,
+        max_iterations: options.iteration_limit(n),
+        second_tries: SECOND_TRIES,
+    };
+    let found = drive(&mut machine, waiter, system.b, system.x0, goal).await?;
+    let seconds = clock.seconds();
+    found
+        .into_iter()
+        .zip(system.b.chunks_exact(n))
+        .map(|(s, b)| {
             let facts = RunFacts {
-                residual_history: s.history,
+                residual_history: s.history.clone(),
                 alphas: &s.alphas,
                 betas: &s.betas,
-                preconditioner: self.system.preconditioner,
-                refinements: s.refinements,
+                preconditioner: system.preconditioner,
                 seconds,
-                ..RunFacts::new(outcome, self.options.rtol, iterations)
+                ..RunFacts::new(s.outcome(), options.rtol, s.iterations())
             };
-            let b = &self.system.b[k * n..(k + 1) * n];
-            let report = Report::assess(self.system.operator, b, &s.x, &facts, &self.options.report)?;
-            solutions.push(Solution { x: s.x, report });
+            let report = Report::assess(system.operator, b, &s.x, &facts, &options.report)?;
+            Ok(Solution { x: s.x, report })
+        })
+        .collect()
+}
+
+/// One system after the other, each corrected by solves for its f64 residual.
+async fn refined(
+    gpu: &Gpu,
+    waiter: &impl Waiter,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+    systems: usize,
+) -> Result<Vec<Solution>> {
+    let n = system.operator.size();
+    let none = NoPreconditioner(n);
+    let mut machine = Machine::new(gpu, system.operator, system.preconditioner.unwrap_or(&none), options, 1)?;
+    let limit = options.iteration_limit(n);
+    let mut solutions = Vec::new();
+    for k in 0..systems {
+        let clock = Clock::start();
+        let range = k * n..(k + 1) * n;
+        let b = &system.b[range.clone()];
+        let x0 = system.x0.map(|x0| &x0[range]);
+        let mut rounds: Vec<Progressing> = Vec::new();
+        let mut used = 0;
+        let mut broken = None;
+        let inner = async |r: &[f64]| {
+            if broken.is_some() || used >= limit {
+                // Nothing to add, which ends the refinement.
+                return Ok(Correction::new(vec![0.0; n], 0));
+            }
+            let goal = Goal {
+                rtol: INNER_RTOL.max(0.1 * options.rtol),
+                max_iterations: limit - used,
+                second_tries: 0,
+            };
+            let mut found = drive(&mut machine, waiter, r, None, goal).await?.remove(0);
+            used += found.iterations();
+            if let Outcome::Breakdown { kind, .. } = found.outcome()
+                && kind != Breakdown::Stagnation
+            {
+                broken = Some(kind);
+            }
+            let correction = Correction::new(std::mem::take(&mut found.x), found.iterations());
+            rounds.push(found);
+            Ok(correction)
+        };
+        let found = refine_async(system.operator, b, x0, &RefinementOptions::new(options.rtol), inner).await?;
+        let outcome = match (found.outcome, broken) {
+            (Outcome::Converged, _) => Outcome::Converged,
+            (_, Some(kind)) => Outcome::Breakdown { kind, iteration: used },
+            _ if used >= limit => Outcome::IterationLimit,
+            (outcome, None) => outcome,
+        };
+        let (mut alphas, mut betas, mut residual_history) = (Vec::new(), Vec::new(), Vec::new());
+        for (round, before) in rounds.iter().zip(&found.residual_history) {
+            residual_history.extend(round.history.iter().map(|h| h * before));
+            alphas.extend_from_slice(&round.alphas);
+            betas.extend_from_slice(&round.betas);
+            // The blocks of the coefficients stay apart.
+            if let Some(last) = betas.last_mut() {
+                *last = 0.0;
+            }
         }
-        Ok(solutions)
+        residual_history.push(found.relative_residual);
+        let facts = RunFacts {
+            residual_history,
+            alphas: &alphas,
+            betas: &betas,
+            preconditioner: system.preconditioner,
+            unit_roundoff: f64::EPSILON / 2.0,
+            refinements: found.refinements,
+            seconds: clock.seconds(),
+            ..RunFacts::new(outcome, options.rtol, used)
+        };
+        let report = Report::assess(system.operator, b, &found.x, &facts, &options.report)?;
+        solutions.push(Solution { x: found.x, report });
     }
+    Ok(solutions)
 }
 
 /// The exponent e for which 2^e v has its largest element between 1/2 and 1.
@@ -547,21 +652,6 @@ fn exponent_of(v: &[f64]) -> i32 {
 
 fn narrowed(v: &[f64], exponent: i32) -> Vec<f32> {
     v.iter().map(|&v| ldexp(v, exponent) as f32).collect()
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-fn drive(mut machine: Machine<'_>) -> Result<Vec<Solution>> {
-    while let Next::Wait(readback) = machine.advance()? {
-        machine.take(&readback.wait()?)?;
-    }
-    machine.finish()
-}
-
-async fn drive_async(mut machine: Machine<'_>) -> Result<Vec<Solution>> {
-    while let Next::Wait(readback) = machine.advance()? {
-        machine.take(&readback.ready().await?)?;
-    }
-    machine.finish()
 }
 
 /// Solves A x = b where the context computes: on a device in f32 with the residual judged in f64, on the CPU path in f64.
@@ -622,13 +712,10 @@ pub fn conjugate_gradient_many(
     system: &LinearSystem<'_>,
     options: &CgOptions,
 ) -> Result<Vec<Solution>> {
-    let systems = check(system, options)?;
-    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
-        return on_cpu(system, options, systems);
-    };
-    let none = NoPreconditioner(system.operator.size());
-    let outcome = Machine::new(gpu, system, system.preconditioner.unwrap_or(&none), options, systems).and_then(drive);
-    rescued(outcome, context, system, options, systems)
+    // With this waiter the future is done when it is first asked.
+    solve(context, &Blocking, system, options)
+        .now_or_never()
+        .unwrap_or_else(|| Err(Error::Wgpu("a blocking wait did not block".into())))
 }
 
 /// As [`conjugate_gradient_many`], under any executor.
@@ -640,33 +727,7 @@ pub async fn conjugate_gradient_many_async(
     system: &LinearSystem<'_>,
     options: &CgOptions,
 ) -> Result<Vec<Solution>> {
-    let systems = check(system, options)?;
-    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
-        return on_cpu(system, options, systems);
-    };
-    let none = NoPreconditioner(system.operator.size());
-    let outcome = match Machine::new(gpu, system, system.preconditioner.unwrap_or(&none), options, systems) {
-        Ok(machine) => drive_async(machine).await,
-        Err(e) => Err(e),
-    };
-    rescued(outcome, context, system, options, systems)
-}
-
-/// Finishes on the CPU what a lost device left, where the context says so.
-fn rescued(
-    outcome: Result<Vec<Solution>>,
-    context: &Context,
-    system: &LinearSystem<'_>,
-    options: &CgOptions,
-    systems: usize,
-) -> Result<Vec<Solution>> {
-    match outcome {
-        Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
-            log::warn!("conjugate_gradient: the device was lost ({reason}); solving on the CPU");
-            on_cpu(system, options, systems)
-        }
-        other => other,
-    }
+    solve(context, &Executor, system, options).await
 }
 
 fn one(system: &LinearSystem<'_>) -> Result<()> {
