@@ -5,10 +5,12 @@
 //! compute pass, in f32; and the same on the host in f64, which is what residuals are judged by and what solves where there is no
 //! GPU.
 
+mod csr;
 mod operator;
 mod preconditioner;
 mod report;
 
+pub use csr::CsrOperator;
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use report::{Breakdown, Outcome, Report, Solution};
