@@ -6,6 +6,7 @@
 //! GPU.
 
 pub mod conjugate_gradient;
+mod csr;
 pub mod eigenvalues;
 mod lanczos;
 mod operator;
@@ -15,6 +16,7 @@ mod report;
 pub mod tridiagonal;
 mod vector;
 
+pub use csr::CsrOperator;
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use report::{Breakdown, Outcome, Report, Solution};
