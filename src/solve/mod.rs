@@ -9,6 +9,7 @@ mod colouring;
 mod operator;
 mod preconditioner;
 mod preconditioners;
+pub mod relaxation;
 mod report;
 mod sweep;
 

@@ -12,7 +12,8 @@ use crate::sparse::Csr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RowOrder {
-    /// As they stand where the solves then take at most 32 levels, else by colours.
+    /// As they stand where the solves then take at most twice as many levels as there are colours, one more, or levels of 8192 rows on
+    /// average, which keep a device busy; else by colours.
     #[default]
     Automatic,
     /// As they stand. The best factorisation, and as many dispatches as the longest chains of rows ask for: on a grid of m x m
@@ -22,8 +23,8 @@ pub enum RowOrder {
     Multicolour,
 }
 
-/// Most levels that [`RowOrder::Automatic`] takes in the natural order.
-const FEW_LEVELS: usize = 32;
+/// Rows of a level that take a device longer than the dispatch itself.
+const WIDE_LEVEL: usize = 8192;
 
 /// How an [`IncompleteCholesky`] is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -237,11 +238,13 @@ impl IncompleteCholesky {
             RowOrder::Natural => natural()?,
             RowOrder::Multicolour => by_colours()?,
             RowOrder::Automatic => {
-                let first = natural()?;
-                if first.3.len() <= FEW_LEVELS {
+                // The natural order halves the iterations, about.
+                let (first, second) = (natural()?, by_colours()?);
+                let (levels, colours) = (first.3.len(), second.3.len());
+                if levels <= 2 * colours + 1 || a.rows() >= levels * WIDE_LEVEL {
                     first
                 } else {
-                    by_colours()?
+                    second
                 }
             }
         };
