@@ -11,8 +11,7 @@ use crate::gpu::{BufferView, Gpu, Readback};
 use crate::solve::refinement::{Correction, RefinementOptions, refine_async};
 use crate::solve::vector;
 use crate::solve::{
-    Breakdown, LinearOperator, Outcome, Preconditioner, PreconditionerCall, PreconditionerForm, Record, Report,
-    RunFacts, Solution,
+    Breakdown, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts, Solution,
 };
 use futures::FutureExt;
 #[cfg(not(target_arch = "wasm32"))]
@@ -23,34 +22,6 @@ const SECOND_TRIES: usize = 3;
 
 /// What an inner solve of a refinement is asked for: more would be lost in f32.
 const INNER_RTOL: f64 = 1e-5;
-
-/// M = I.
-struct NoPreconditioner(usize);
-
-impl Preconditioner for NoPreconditioner {
-    fn name(&self) -> &str {
-        "none"
-    }
-
-    fn size(&self) -> usize {
-        self.0
-    }
-
-    fn form(&self) -> PreconditionerForm {
-        PreconditionerForm::Identity
-    }
-
-    fn apply(&self, r: &[f64], z: &mut [f64]) {
-        z.copy_from_slice(r);
-    }
-
-    fn bind(&self, _gpu: &Gpu, _call: &PreconditionerCall<'_>) -> Result<Box<dyn Record>> {
-        Err(Error::Unsupported {
-            what: "dispatches of no preconditioner".into(),
-            reason: "it is fused".into(),
-        })
-    }
-}
 
 /// Checks a call and says how many systems it has.
 fn check(system: &LinearSystem<'_>, options: &CgOptions) -> Result<usize> {
@@ -533,7 +504,7 @@ async fn unrefined(
 ) -> Result<Vec<Solution>> {
     let clock = Clock::start();
     let n = system.operator.size();
-    let none = NoPreconditioner(n);
+    let none = Identity::new(n);
     let mut machine = Machine::new(
         gpu,
         system.operator,
@@ -575,7 +546,7 @@ async fn refined(
     systems: usize,
 ) -> Result<Vec<Solution>> {
     let n = system.operator.size();
-    let none = NoPreconditioner(n);
+    let none = Identity::new(n);
     let mut machine = Machine::new(gpu, system.operator, system.preconditioner.unwrap_or(&none), options, 1)?;
     let limit = options.iteration_limit(n);
     let mut solutions = Vec::new();
