@@ -57,6 +57,8 @@ mod gpu_reproducible;
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_spmv.rs"]
+mod gpu_spmv;
 #[path = "suite/gpu_views.rs"]
 mod gpu_views;
 #[path = "suite/gpu_windows.rs"]
@@ -81,5 +83,7 @@ mod relaxation;
 mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;
+#[path = "suite/solve_host.rs"]
+mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;
