@@ -55,6 +55,8 @@ mod gpu_reproducible;
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_spmv.rs"]
+mod gpu_spmv;
 #[path = "suite/gpu_views.rs"]
 mod gpu_views;
 #[path = "suite/gpu_windows.rs"]

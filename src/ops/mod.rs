@@ -9,6 +9,7 @@ pub mod layer_norm;
 pub mod optimizer;
 pub mod reduction;
 pub mod softmax;
+pub mod spmv;
 pub mod unscale;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.
@@ -24,6 +25,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
         unscale::shader_variants(),
         optimizer::shader_variants(),
         audit::shader_variants(),
+        spmv::shader_variants(),
     ]
     .concat()
 }

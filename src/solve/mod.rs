@@ -6,13 +6,20 @@
 //! GPU.
 
 pub mod conjugate_gradient;
+mod csr;
+mod eigenvalues;
 mod lanczos;
 mod operator;
 mod preconditioner;
+pub mod refinement;
 mod report;
 pub mod tridiagonal;
 mod vector;
 
+pub use csr::CsrOperator;
+pub use eigenvalues::{
+    ConditionNumber, EigenMethod, EigenOptions, Eigenvalue, condition_number, largest_eigenvalue, smallest_eigenvalue,
+};
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use report::{Breakdown, Outcome, Report, Solution};
