@@ -33,6 +33,8 @@ mod gpu_beyond_a_buffer;
 mod gpu_chains;
 #[path = "suite/gpu_cross_entropy.rs"]
 mod gpu_cross_entropy;
+#[path = "suite/gpu_eigenvalues.rs"]
+mod gpu_eigenvalues;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]

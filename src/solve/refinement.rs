@@ -73,7 +73,7 @@ pub struct Refined {
 /// The residual is exact but for one rounding where the operator has a matrix, else as exact as [`LinearOperator::apply`].
 /// With an inner solver right to a relative error e < 1 (about kappa times its unit roundoff) each round gains a factor 1 / e. What
 /// x in f64 can reach is about 2^-53 ||A|| ||x|| / ||b||, which is up to kappa 2^-53: 1e-12 where kappa < 10^4 whatever b is, and
-/// for most b far beyond. Stagnation means that five rounds did not gain 10 % together, and x is the best one met.
+/// for most b far beyond. Stagnation means that twelve rounds did not gain 10 % together, and x is the best one met.
 ///
 /// # Cost
 /// A product in f64 each round (two with [`RefinementOptions::energy`]) and the inner solve; six vectors.
@@ -139,7 +139,10 @@ fn by_rows(a: &Csr<f64>, x: &[f64], b: Option<&[f64]>, y: &mut [f64]) {
     #[cfg(not(target_arch = "wasm32"))]
     if a.entries() > 1 << 14 {
         use rayon::prelude::*;
-        y.par_iter_mut().enumerate().with_min_len(512).for_each(|(i, y)| *y = row(i));
+        y.par_iter_mut()
+            .enumerate()
+            .with_min_len(512)
+            .for_each(|(i, y)| *y = row(i));
         return;
     }
     y.iter_mut().enumerate().for_each(|(i, y)| *y = row(i));
@@ -154,7 +157,10 @@ fn drive(
     options: &RefinementOptions,
     inner: &mut dyn FnMut(&[f64]) -> Result<Correction>,
 ) -> Result<Refined> {
-    for (what, length) in [("right-hand side", Some(b.len())), ("start vector", x0.map(<[f64]>::len))] {
+    for (what, length) in [
+        ("right-hand side", Some(b.len())),
+        ("start vector", x0.map(<[f64]>::len)),
+    ] {
         if let Some(length) = length.filter(|&length| length != n) {
             return Err(Error::shape(what, n.to_string(), length.to_string()));
         }
@@ -202,7 +208,7 @@ fn drive(
             found.outcome = breakdown(Breakdown::NonFinite);
         } else if now > 1e6 * first.max(1.0) {
             found.outcome = breakdown(Breakdown::Divergence);
-        } else if idle >= 5 {
+        } else if idle >= IDLE {
             found.outcome = breakdown(Breakdown::Stagnation);
         } else if found.refinements < options.max_refinements {
             let shift = exponent(&r);
@@ -256,6 +262,9 @@ fn drive(
     }
     Ok(found)
 }
+
+/// Rounds without a gain after which it is over. The energy of the error falls in each, but residuals may take a while to follow.
+const IDLE: usize = 12;
 
 /// A correction as it was added: p, A p, p.Ap, and the step's length.
 struct Direction {
