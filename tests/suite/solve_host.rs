@@ -682,7 +682,6 @@ fn refinement_reaches_f64() {
                 (beyond, iterations) = (true, k);
             }
             let (x, k, _) = in_f32(&shifted, &m, r, 1e-4, 5000);
-            println!("{name} {k}");
             Ok(Correction::new(x, iterations + k))
         };
         let start = std::time::Instant::now();
