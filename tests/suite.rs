@@ -51,6 +51,8 @@ mod gpu_probe;
 mod gpu_reduction;
 #[path = "suite/gpu_reduction_gradient.rs"]
 mod gpu_reduction_gradient;
+#[path = "suite/gpu_relaxation.rs"]
+mod gpu_relaxation;
 #[path = "suite/gpu_reproducible.rs"]
 mod gpu_reproducible;
 #[path = "suite/robust.rs"]
@@ -77,6 +79,8 @@ mod mixed_precision;
 mod onnx;
 #[path = "suite/reduction.rs"]
 mod reduction;
+#[path = "suite/relaxation.rs"]
+mod relaxation;
 #[path = "suite/reproducible.rs"]
 mod reproducible;
 #[path = "suite/shaders.rs"]

@@ -56,14 +56,14 @@ impl BufferView {
         &self.shape
     }
 
-    /// Elements of the buffer before the first one of the view.
-    pub fn offset(&self) -> usize {
-        self.offset
-    }
-
-    /// Elements from one index to the next, for each dimension.
+    /// Strides, in elements, one a dimension.
     pub fn strides(&self) -> &[usize] {
         &self.strides
+    }
+
+    /// Element of the buffer at which it begins.
+    pub fn offset(&self) -> usize {
+        self.offset
     }
 
     /// The buffer that it lies in.

@@ -5,6 +5,7 @@ use super::{Breakdown, LinearOperator, Outcome};
 use crate::error::{Error, Result};
 use crate::float::Neumaier;
 use crate::sparse::Csr;
+use futures::FutureExt;
 
 /// How refinement goes on.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +102,15 @@ pub fn refine_matrix(
 ) -> Result<Refined> {
     a.check_square()?;
     let product = |x: &[f64], y: &mut [f64]| by_rows(a, x, None, y);
-    drive(a.rows(), &product, Some(a), b, x0, options, inner)
+    at_once(drive(
+        a.rows(),
+        &product,
+        Some(a),
+        b,
+        x0,
+        options,
+        async |r: &[f64]| inner(r),
+    ))
 }
 
 /// [`refine_matrix`] for any operator.
@@ -115,8 +124,32 @@ pub fn refine(
     options: &RefinementOptions,
     inner: &mut dyn FnMut(&[f64]) -> Result<Correction>,
 ) -> Result<Refined> {
+    at_once(refine_async(operator, b, x0, options, async |r: &[f64]| inner(r)))
+}
+
+/// [`refine`] with an inner solver that has to wait.
+///
+/// # Errors
+/// Those of [`refine_matrix`].
+pub async fn refine_async(
+    operator: &dyn LinearOperator,
+    b: &[f64],
+    x0: Option<&[f64]>,
+    options: &RefinementOptions,
+    inner: impl AsyncFnMut(&[f64]) -> Result<Correction>,
+) -> Result<Refined> {
     let product = |x: &[f64], y: &mut [f64]| operator.apply(x, y);
-    drive(operator.size(), &product, operator.matrix(), b, x0, options, inner)
+    drive(operator.size(), &product, operator.matrix(), b, x0, options, inner).await
+}
+
+/// The result of a future that never waits.
+fn at_once(refined: impl Future<Output = Result<Refined>>) -> Result<Refined> {
+    refined.now_or_never().unwrap_or_else(|| {
+        Err(Error::Unsupported {
+            what: "an inner solver that waits".into(),
+            reason: "use refine_async".into(),
+        })
+    })
 }
 
 /// y = A x, or b - A x, each row with one rounding in effect.
@@ -148,14 +181,14 @@ fn by_rows(a: &Csr<f64>, x: &[f64], b: Option<&[f64]>, y: &mut [f64]) {
     y.iter_mut().enumerate().for_each(|(i, y)| *y = row(i));
 }
 
-fn drive(
+async fn drive(
     n: usize,
     product: &dyn Fn(&[f64], &mut [f64]),
     matrix: Option<&Csr<f64>>,
     b: &[f64],
     x0: Option<&[f64]>,
     options: &RefinementOptions,
-    inner: &mut dyn FnMut(&[f64]) -> Result<Correction>,
+    mut inner: impl AsyncFnMut(&[f64]) -> Result<Correction>,
 ) -> Result<Refined> {
     for (what, length) in [
         ("right-hand side", Some(b.len())),
@@ -212,7 +245,7 @@ fn drive(
             found.outcome = breakdown(Breakdown::Stagnation);
         } else if found.refinements < options.max_refinements {
             let shift = exponent(&r);
-            let correction = inner(&scaled(&r, -shift))?;
+            let correction = inner(&scaled(&r, -shift)).await?;
             if correction.x.len() != n {
                 let got = correction.x.len().to_string();
                 return Err(Error::shape("correction", n.to_string(), got));
