@@ -11,6 +11,9 @@ mod backward;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[cfg(feature = "cli")]
+#[path = "suite/cli_solve.rs"]
+mod cli_solve;
 #[path = "suite/conformance.rs"]
 mod conformance;
 #[path = "suite/layer_norm.rs"]
