@@ -152,6 +152,30 @@ fn at_once(refined: impl Future<Output = Result<Refined>>) -> Result<Refined> {
     })
 }
 
+/// What [`lifted`] adds to the diagonal for an inner solver in f32, relative to it: 16 unit roundoffs.
+pub const LIFT: f64 = 16.0 * crate::accuracy::U;
+
+/// A with its diagonal multiplied by 1 + sigma: the matrix for the inner solver where A itself, rounded to the inner precision, is singular
+/// or indefinite (condition times unit roundoff near 1 or above).
+///
+/// With [`LIFT`] what rounding does to the entries is outweighed for most matrices; the corrections are then wrong only in the directions
+/// of the few smallest eigenvalues, and [`RefinementOptions::energy`] puts those right in about as many rounds more as there are.
+///
+/// # Errors
+/// [`Error::Shape`] for a matrix that is not square; [`Error::Csr`] where an element is not finite any more.
+///
+/// ```
+/// use macheps::{solve::refinement::lifted, sparse::Dense};
+/// let a = Dense::new(2, 2, vec![4.0, 1.0, 1.0, 2.0])?.to_csr()?;
+/// assert_eq!(lifted(&a, 0.5)?.diagonal(), [6.0, 3.0]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+pub fn lifted(a: &Csr<f64>, sigma: f64) -> Result<Csr<f64>> {
+    a.check_square()?;
+    let values = a.iter().map(|(i, j, v)| if i == j { v * (1.0 + sigma) } else { v });
+    a.with_values(values.collect())
+}
+
 /// y = A x, or b - A x, each row with one rounding in effect.
 fn by_rows(a: &Csr<f64>, x: &[f64], b: Option<&[f64]>, y: &mut [f64]) {
     let row = |i: usize| {

@@ -1,7 +1,7 @@
 //! Solvers on the host: conjugate gradients in f64 against known counts, and reports against true errors.
 
 use macheps::solve::conjugate_gradient::reference::{CgRun, Control, chronopoulos_gear, conjugate_gradient};
-use macheps::solve::refinement::{Correction, RefinementOptions, refine_matrix};
+use macheps::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_matrix};
 use macheps::solve::{
     Breakdown, ConditionEstimate, LinearOperator, OperatorCall, Outcome, Preconditioner, PreconditionerCall,
     PreconditionerForm, Record, Report, ReportOptions, RunFacts,
@@ -585,15 +585,6 @@ fn in_f32(a: &Csr<f64>, m: &Diagonal, b: &[f64], rtol: f32, limit: usize) -> (Ve
     (x.iter().map(|&v| v.into()).collect(), limit, false)
 }
 
-/// A with its diagonal multiplied by 1 + sigma.
-fn lifted(a: &Csr<f64>, sigma: f64) -> Csr<f64> {
-    let values = a
-        .iter()
-        .map(|(i, j, v)| if i == j { v * (1.0 + sigma) } else { v })
-        .collect();
-    a.with_values(values).unwrap()
-}
-
 #[test]
 fn refinement_reaches_f64() {
     let options = RefinementOptions::new(1e-12);
@@ -670,7 +661,7 @@ fn refinement_reaches_f64() {
         let m = jacobi(&a);
         let kappa = entry["condition_number"].as_f64().unwrap();
         // Where A in f32 is not positive definite any more, or as good as singular: a little more on the diagonal.
-        let shifted = lifted(&a, 16.0 / (1u64 << 24) as f64);
+        let shifted = lifted(&a, LIFT).unwrap();
         let mut beyond = false;
         let mut inner = |r: &[f64]| {
             let mut iterations = 0;
