@@ -8,6 +8,7 @@
 mod colouring;
 pub mod conjugate_gradient;
 mod csr;
+#[cfg(not(target_arch = "wasm32"))]
 mod eigenvalues;
 mod lanczos;
 mod operator;
@@ -22,6 +23,7 @@ mod vector;
 
 pub use colouring::Colouring;
 pub use csr::CsrOperator;
+#[cfg(not(target_arch = "wasm32"))]
 pub use eigenvalues::{
     ConditionNumber, EigenMethod, EigenOptions, Eigenvalue, condition_number, largest_eigenvalue, smallest_eigenvalue,
 };
