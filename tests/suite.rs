@@ -55,6 +55,8 @@ mod gpu_reproducible;
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_stencil.rs"]
+mod gpu_stencil;
 #[path = "suite/gpu_views.rs"]
 mod gpu_views;
 #[path = "suite/gpu_windows.rs"]
@@ -79,3 +81,5 @@ mod reproducible;
 mod shaders;
 #[path = "suite/sparse.rs"]
 mod sparse;
+#[path = "suite/stencil.rs"]
+mod stencil;
