@@ -45,6 +45,8 @@ mod gpu_mixed_precision;
 mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/gpu_prune.rs"]
+mod gpu_prune;
 #[path = "suite/gpu_reduction.rs"]
 mod gpu_reduction;
 #[path = "suite/gpu_reduction_gradient.rs"]

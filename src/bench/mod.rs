@@ -7,6 +7,7 @@ mod elementwise;
 mod fused;
 mod layer_norm;
 mod mixed;
+mod prune;
 mod reduction;
 
 use crate::context::Context;
@@ -158,6 +159,7 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(ops::unscale::cases::bench_cases(quick)));
     all.extend(boxed(ops::optimizer::cases::bench_cases(quick)));
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));
+    all.extend(boxed(ops::prune::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     if quick && op.is_some() && all.is_empty() {
         let mut named = Vec::new();
