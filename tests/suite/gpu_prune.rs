@@ -326,7 +326,11 @@ fn planted_bugs_are_caught() {
             edits: &[(PRUNE, "& 0x7fffffffu) > threshold)", "& 0x7fffffffu) >= threshold)")],
         },
     ];
-    let gpus = all_gpus("prune bugs");
+    let mut gpus = all_gpus("prune bugs");
+    // SwiftShader takes seconds to build each broken kernel, whose workgroup memory is cleared first.
+    if gpus.len() > 1 {
+        gpus.retain(|(name, _)| name != "swiftshader");
+    }
     for bug in &bugs {
         let case = Case {
             dtype: DType::F32,

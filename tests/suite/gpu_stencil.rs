@@ -127,7 +127,7 @@ fn judge_made(gpu: &Gpu, stencil: &GridStencil, options: &GridStencilOptions, k:
             let got: f64 = parts.iter().map(|v| f64::from(*v)).sum();
             let (want, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
             let bound = 2.0 * U * size + n as f64 * 1e-37;
-            if !((got - want).abs() <= bound) {
+            if (got - want).abs() > bound || got.is_nan() {
                 return Err(Mismatch {
                     index: vector,
                     got,
@@ -169,6 +169,20 @@ fn products_are_within_the_bound() {
             }
         }
         assert_fine(&full([37, 29, 17], [sides(1), sides(0), sides(2)], 5), 3, false);
+    }
+}
+
+#[test]
+fn cases_are_within_the_bound() {
+    let gpus = adapters::all("stencil cases")
+        .iter()
+        .map(|a| (a.name.as_str(), a.context.clone()));
+    for (name, context) in [("cpu", macheps::Context::cpu())].into_iter().chain(gpus) {
+        for case in macheps::solve::stencil::cases::verify_cases() {
+            case.run(&context)
+                .unwrap()
+                .unwrap_or_else(|m| panic!("{name}: {m}: {case:?}"));
+        }
     }
 }
 

@@ -52,7 +52,14 @@ pub fn prune<T: Element>(x: &[T], sparsity: f64) -> (Vec<bool>, f32) {
         }
         below += count;
     }
-    let mut candidates: Vec<u32> = x.iter().map(key).filter(|key| key >> 16 == top).collect();
+    let agrees = |key: &u32| key >> 16 == top;
+    #[cfg(not(target_arch = "wasm32"))]
+    let mut candidates: Vec<u32> = {
+        use rayon::prelude::*;
+        x.par_iter().with_min_len(TASK).map(key).filter(agrees).collect()
+    };
+    #[cfg(target_arch = "wasm32")]
+    let mut candidates: Vec<u32> = x.iter().map(key).filter(agrees).collect();
     let (_, threshold, _) = candidates.select_nth_unstable(k - below - 1);
     let threshold = *threshold;
     #[cfg(not(target_arch = "wasm32"))]
@@ -63,4 +70,16 @@ pub fn prune<T: Element>(x: &[T], sparsity: f64) -> (Vec<bool>, f32) {
     #[cfg(target_arch = "wasm32")]
     let mask = x.iter().map(|v| key(v) > threshold).collect();
     (mask, f32::from_bits(threshold))
+}
+
+/// Index of the first NaN.
+pub(super) fn first_nan<T: Element>(x: &[T]) -> Option<usize> {
+    let nan = |v: &T| key(v) > 0x7f80_0000;
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        use rayon::prelude::*;
+        x.par_iter().with_min_len(TASK).position_first(nan)
+    }
+    #[cfg(target_arch = "wasm32")]
+    x.iter().position(nan)
 }

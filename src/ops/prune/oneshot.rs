@@ -85,7 +85,7 @@ impl<'a, T: Element> Problem<'a, T> {
     pub(super) fn new(x: &'a [T], shape: &[usize], sparsity: f64) -> Result<Self> {
         check_sparsity(sparsity)?;
         check_len("x", x.len(), shape)?;
-        match x.iter().position(|v| v.to_f32().is_nan()) {
+        match cpu::first_nan(x) {
             Some(index) => Err(Error::NotANumber { what: "x", index }),
             None => Ok(Problem { x, sparsity }),
         }

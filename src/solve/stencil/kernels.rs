@@ -395,19 +395,17 @@ pub(crate) fn bind(
     let wg = blocks.workgroup;
     let side = |axis: usize, upper: usize| side_factor(grid.boundary[axis][upper]) as f32;
     let periodic = |axis: usize| u32::from(grid.boundary[axis][0] == super::Boundary::Periodic && grid.cells[axis] > 1);
-    let mut scale = [0.0f32; 4];
-    for axis in 0..3 {
-        scale[axis] = match data.faces {
-            Faces::Constant(k) => (k * grid.inverse[axis]) as f32,
-            Faces::Each(_) => grid.inverse[axis] as f32,
-        };
-    }
-    if let Reaction::Constant(c) = data.reaction {
-        scale[3] = c as f32;
-    }
+    let scale = |axis: usize| match data.faces {
+        Faces::Constant(k) => (k * grid.inverse[axis]) as f32,
+        Faces::Each(_) => grid.inverse[axis] as f32,
+    };
+    let reaction = match data.reaction {
+        Reaction::Constant(c) => c as f32,
+        Reaction::Cells(_) => 0.0,
+    };
     let params = Params {
         size: [nx, ny, nz, grid.size as u32],
-        scale,
+        scale: [scale(0), scale(1), scale(2), reaction],
         lower: [side(0, 0), side(1, 0), side(2, 0), 0.0],
         upper: [side(0, 1), side(1, 1), side(2, 1), 0.0],
         periodic: [periodic(0), periodic(1), periodic(2), 0],

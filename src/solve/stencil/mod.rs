@@ -31,6 +31,8 @@
 //! # Errors
 //! [`Error::Option`] and [`Error::Shape`] for what is no grid; [`Error::Limit`] where a tensor does not fit a binding of the device.
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod cases;
 mod kernels;
 mod options;
 mod reference;
@@ -42,7 +44,7 @@ pub use options::{Boundary, Coefficient, GridStencilOptions, Reaction};
 
 use super::{LinearOperator, OperatorCall, Record};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, lock};
+use crate::gpu::{Gpu, Recording, lock};
 use crate::sparse::Csr;
 use kernels::Blocks;
 use reference::{Data, Faces, Grid};
@@ -289,6 +291,11 @@ impl GridStencil {
         Ok(())
     }
 
+    fn bind_recording(&self, gpu: &Gpu, call: &OperatorCall<'_>) -> Result<Recording> {
+        let buffers = self.buffers(gpu)?;
+        kernels::bind(gpu, &self.grid, &self.data(), &buffers, call)
+    }
+
     /// The matrix: what Gauss-Seidel, SSOR and incomplete factorisations need. Entries that are 0 by k = 0 or by a solid cell are
     /// left out, those of the diagonal are always there.
     ///
@@ -337,8 +344,7 @@ impl LinearOperator for GridStencil {
     }
 
     fn bind(&self, gpu: &Gpu, call: &OperatorCall<'_>) -> Result<Box<dyn Record>> {
-        let buffers = self.buffers(gpu)?;
-        Ok(Box::new(kernels::bind(gpu, &self.grid, &self.data(), &buffers, call)?))
+        Ok(Box::new(self.bind_recording(gpu, call)?))
     }
 
     fn dot_partials(&self, gpu: &Gpu) -> Option<usize> {
