@@ -91,6 +91,16 @@ pub enum Error {
         /// What is wrong with it.
         defect: CsrDefect,
     },
+    /// A diagonal entry that a method divides by is missing, zero or of the wrong kind.
+    #[error("diagonal entry of row {row} is {value}, expected {expected}")]
+    Diagonal {
+        /// The first such row.
+        row: usize,
+        /// The entry, 0 where none is stored.
+        value: f64,
+        /// What would have been right.
+        expected: &'static str,
+    },
     /// A text file is not what its format asks for.
     #[error("line {line}: expected {expected}, got {got}")]
     Parse {

@@ -78,6 +78,7 @@ pub use ops::softmax::{
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::softmax::{log_softmax, logsumexp, softmax};
 pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};
+pub use ops::spmv::{BoundSpmv, Spmv, SpmvOptions, SpmvStrategy};
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::unscale::ChainScaler;
 #[cfg(not(target_arch = "wasm32"))]

@@ -51,12 +51,16 @@ mod gpu_prune;
 mod gpu_reduction;
 #[path = "suite/gpu_reduction_gradient.rs"]
 mod gpu_reduction_gradient;
+#[path = "suite/gpu_relaxation.rs"]
+mod gpu_relaxation;
 #[path = "suite/gpu_reproducible.rs"]
 mod gpu_reproducible;
 #[path = "suite/robust.rs"]
 mod gpu_robust;
 #[path = "suite/gpu_softmax.rs"]
 mod gpu_softmax;
+#[path = "suite/gpu_spmv.rs"]
+mod gpu_spmv;
 #[path = "suite/gpu_stencil.rs"]
 mod gpu_stencil;
 #[path = "suite/gpu_views.rs"]
@@ -77,10 +81,14 @@ mod mixed_precision;
 mod onnx;
 #[path = "suite/reduction.rs"]
 mod reduction;
+#[path = "suite/relaxation.rs"]
+mod relaxation;
 #[path = "suite/reproducible.rs"]
 mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;
+#[path = "suite/solve_host.rs"]
+mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;
 #[path = "suite/stencil.rs"]

@@ -176,6 +176,11 @@ impl Gpu {
         Arc::ptr_eq(&self.inner.lost, &other.inner.lost)
     }
 
+    /// Whether both stand for one device and build the same kernels: what is bound for one serves the other.
+    pub(crate) fn same_kernels(&self, other: &Gpu) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The wgpu device.
     pub fn device(&self) -> &wgpu::Device {
         &self.inner.device

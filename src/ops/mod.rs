@@ -10,6 +10,7 @@ pub mod optimizer;
 pub mod prune;
 pub mod reduction;
 pub mod softmax;
+pub mod spmv;
 pub mod unscale;
 
 /// Every variant of every operation's shaders, as a name and its WGSL, for the tests that validate and translate them.
@@ -26,6 +27,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
         optimizer::shader_variants(),
         prune::shader_variants(),
         audit::shader_variants(),
+        spmv::shader_variants(),
     ]
     .concat()
 }

@@ -196,7 +196,7 @@ fn translate_all(sources: &[(String, String)]) -> Tally {
 #[test]
 fn all_variants_translate() {
     let mut variants = macheps::ops::shader_variants();
-    variants.extend(macheps::solve::stencil::shader_variants());
+    variants.extend(macheps::solve::shader_variants());
     assert!(variants.len() > 1000, "{} variants", variants.len());
     let tally = translate_all(&variants);
     eprintln!(

@@ -1,0 +1,3 @@
+//! Stationary iterations.
+
+pub mod reference;
