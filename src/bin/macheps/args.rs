@@ -126,7 +126,8 @@ pub struct AuditArgs {
                         \x20   ord=1|2|inf (norm), mode=pairwise|compensated|reproducible (sum, mean, dot), upstream=1\n\
                         layer_norm: input x, optional weight, bias and upstream; output y, grad; settings eps=1e-5, upstream=1\n\
                         rms_norm: the same without bias; eps=1e-6\n\
-                        unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
+                        unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm\n\
+                        prune: input x; output mask, threshold, A=a.mtx (of a matrix x); setting sparsity, from 0 to 1"
 )]
 pub struct RunArgs {
     /// The operation, one of those below
