@@ -34,6 +34,8 @@ mod gpu_audit;
 mod gpu_beyond_a_buffer;
 #[path = "suite/gpu_chains.rs"]
 mod gpu_chains;
+#[path = "suite/gpu_conjugate_gradient.rs"]
+mod gpu_conjugate_gradient;
 #[path = "suite/gpu_cross_entropy.rs"]
 mod gpu_cross_entropy;
 #[path = "suite/gpu_eigenvalues.rs"]
@@ -84,6 +86,8 @@ mod house;
 mod mixed_precision;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/operators.rs"]
+mod operators;
 #[path = "suite/reduction.rs"]
 mod reduction;
 #[path = "suite/relaxation.rs"]
