@@ -11,6 +11,9 @@ mod backward;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[cfg(feature = "cli")]
+#[path = "suite/cli_solve.rs"]
+mod cli_solve;
 #[path = "suite/conformance.rs"]
 mod conformance;
 #[path = "suite/layer_norm.rs"]
@@ -33,6 +36,8 @@ mod gpu_beyond_a_buffer;
 mod gpu_chains;
 #[path = "suite/gpu_cross_entropy.rs"]
 mod gpu_cross_entropy;
+#[path = "suite/gpu_eigenvalues.rs"]
+mod gpu_eigenvalues;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]

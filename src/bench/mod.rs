@@ -9,6 +9,7 @@ mod layer_norm;
 mod mixed;
 mod prune;
 mod reduction;
+mod spmv;
 mod stencil;
 
 use crate::context::Context;
@@ -162,6 +163,7 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));
     all.extend(boxed(ops::prune::cases::bench_cases(quick)));
     all.extend(boxed(crate::solve::stencil::cases::bench_cases(quick)));
+    all.extend(boxed(ops::spmv::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     if quick && op.is_some() && all.is_empty() {
         let mut named = Vec::new();

@@ -8,7 +8,8 @@
 mod colouring;
 pub mod conjugate_gradient;
 mod csr;
-pub mod eigenvalues;
+#[cfg(not(target_arch = "wasm32"))]
+mod eigenvalues;
 mod lanczos;
 mod operator;
 mod preconditioner;
@@ -23,6 +24,10 @@ mod vector;
 
 pub use colouring::Colouring;
 pub use csr::CsrOperator;
+#[cfg(not(target_arch = "wasm32"))]
+pub use eigenvalues::{
+    ConditionNumber, EigenMethod, EigenOptions, Eigenvalue, condition_number, largest_eigenvalue, smallest_eigenvalue,
+};
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use preconditioners::{

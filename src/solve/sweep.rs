@@ -63,10 +63,11 @@ struct Entry {
     value: f32,
 }
 
-fn source(all_read_write: bool) -> String {
+/// b beside y in one buffer: WebGPU refuses `read` beside `read_write`.
+fn source(b_beside_y: bool) -> String {
     let text = [lib::BITS, lib::ERROR_FREE, SHADER].concat();
-    if all_read_write {
-        text.replace("var<storage, read>", "var<storage, read_write>")
+    if b_beside_y {
+        text.replace("var<storage, read> b:", "var<storage, read_write> b:")
     } else {
         text
     }
@@ -75,7 +76,7 @@ fn source(all_read_write: bool) -> String {
 /// Every variant of the shader, as a name and its WGSL.
 pub(crate) fn shader_variants() -> Vec<(String, String)> {
     [false, true]
-        .map(|all| (format!("sweep{}", if all { "_read_write" } else { "" }), source(all)))
+        .map(|beside| (format!("sweep{}", if beside { "_beside" } else { "" }), source(beside)))
         .to_vec()
 }
 
@@ -151,6 +152,11 @@ impl Vectors {
             base: ((begin - offset) / 4) as u32,
             count: count as u32,
         })
+    }
+
+    /// Whether both lie in one buffer.
+    pub(crate) fn shares_buffer(&self, other: &Vectors) -> bool {
+        self.bind.buffer == other.bind.buffer
     }
 
     /// The binding under a name.
@@ -339,7 +345,7 @@ impl Uploaded {
             return Ok(());
         }
         let capabilities = gpu.capabilities();
-        let source = source(b.bind.buffer == y.bind.buffer);
+        let source = source(b.shares_buffer(y));
         for step in steps {
             for share in &self.groups[step.group] {
                 let kernel = gpu.kernel("sweep", &source, if share.teams { "teams" } else { "rows" })?;

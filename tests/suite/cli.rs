@@ -10,7 +10,7 @@ use macheps::{DType, Element, bf16, f16};
 use serde_json::Value;
 
 /// Runs `macheps` and returns what it said. A panic fails the test.
-fn macheps<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
+pub fn macheps<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_macheps"))
         .args(args)
         .env_remove("MACHEPS_DEVICE")
@@ -22,20 +22,20 @@ fn macheps<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     output
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn code(output: &Output) -> i32 {
+pub fn code(output: &Output) -> i32 {
     output.status.code().expect("not killed by a signal")
 }
 
 #[track_caller]
-fn succeeds<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
+pub fn succeeds<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     let output = macheps(args);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     output
@@ -43,7 +43,7 @@ fn succeeds<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
 
 /// Exit code 2 and one line on stderr that contains each of `parts`.
 #[track_caller]
-fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
+pub fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
     let output = macheps(args);
     let said = stderr(&output);
     assert_eq!(code(&output), 2, "{said}");
@@ -57,34 +57,34 @@ fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
 }
 
 /// A folder for the files of a test.
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Folder {
+    pub fn new() -> Folder {
         Folder(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// The same file by another path.
-    fn detour(&self, name: &str) -> PathBuf {
+    pub fn detour(&self, name: &str) -> PathBuf {
         let own = self.0.path().file_name().expect("a name");
         self.0.path().join("..").join(own).join(name)
     }
 
     /// `name=folder/file` for `--input` and `--output`.
-    fn arg(&self, name: &str, file: &str) -> String {
+    pub fn arg(&self, name: &str, file: &str) -> String {
         format!("{name}={}", self.path(file).display())
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) {
+    pub fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.path(name), bytes).expect("the folder is writable");
     }
 
     /// Names of the files.
-    fn list(&self) -> Vec<String> {
+    pub fn list(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.0.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -95,7 +95,7 @@ impl Folder {
 }
 
 /// An npy file from a header's three values and the data.
-fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+pub fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
@@ -108,7 +108,7 @@ fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn shape_text(shape: &[usize]) -> String {
+pub fn shape_text(shape: &[usize]) -> String {
     format!("({})", shape.iter().map(|n| format!("{n},")).collect::<String>())
 }
 

@@ -8,6 +8,7 @@ mod ssor;
 pub use incomplete_cholesky::{IncompleteCholesky, IncompleteCholeskyOptions, RowOrder};
 pub use simple::{Identity, JacobiPreconditioner};
 pub use ssor::Ssor;
+pub(super) use ssor::check_omega;
 
 use crate::error::{Error, Result};
 use crate::sparse::Csr;

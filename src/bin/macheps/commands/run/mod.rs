@@ -10,6 +10,7 @@ mod layer_norm;
 mod prune;
 mod reduction;
 mod softmax;
+mod spmv;
 mod unscale;
 
 use macheps::{DType, Element};
@@ -61,6 +62,10 @@ const OPERATIONS: &[Family] = &[
         names: &["prune"],
         run: prune::run,
     },
+    Family {
+        names: &["spmv", "spmm"],
+        run: spmv::run,
+    },
 ];
 
 pub fn run(args: &RunArgs) -> Outcome {
@@ -84,6 +89,8 @@ pub fn run(args: &RunArgs) -> Outcome {
 pub struct Call {
     op: String,
     inputs: Vec<(String, Source)>,
+    /// Inputs that are no tensors.
+    special: Vec<(String, String)>,
     settings: Vec<(String, String)>,
     outputs: Vec<(String, Destination)>,
     dtype: Option<DType>,
@@ -96,7 +103,24 @@ pub struct Call {
 impl Call {
     /// Parses a call of an operation that knows these names.
     pub fn parse(args: &RunArgs, inputs: &[&str], settings: &[&str], outputs: &[&str]) -> Outcome<Call> {
-        let inputs = pairs("input", &args.inputs, inputs)?
+        Call::parse_special(args, &[], inputs, settings, outputs)
+    }
+
+    /// The same for an operation some of whose inputs are no tensors.
+    pub fn parse_special(
+        args: &RunArgs,
+        special: &[&str],
+        inputs: &[&str],
+        settings: &[&str],
+        outputs: &[&str],
+    ) -> Outcome<Call> {
+        let given = pairs("input", &args.inputs, &[special, inputs].concat())?;
+        let (own, tensors): (Vec<_>, Vec<_>) = given.into_iter().partition(|(name, _)| special.contains(name));
+        let special = own
+            .into_iter()
+            .map(|(name, text)| (name.to_string(), text.to_string()))
+            .collect();
+        let inputs = tensors
             .into_iter()
             .map(|(name, source)| Ok((name.to_string(), Source::parse(source)?)))
             .collect::<Outcome<_>>()?;
@@ -111,6 +135,7 @@ impl Call {
         Ok(Call {
             op: args.op.clone(),
             inputs,
+            special,
             settings,
             outputs,
             dtype: args.dtype,
@@ -139,6 +164,12 @@ impl Call {
     pub fn need(&self, name: &str) -> Outcome<Tensor> {
         self.read(name)?
             .ok_or_else(|| Failure::usage(format!("{} needs an input {name}: --input {name}=FILE", self.op)))
+    }
+
+    /// The text of an input that is no tensor, if it is given.
+    pub fn input(&self, name: &str) -> Option<&str> {
+        let given = self.special.iter().find(|(n, _)| n == name);
+        given.map(|(_, text)| text.as_str())
     }
 
     /// Whether an output is to be written.
