@@ -44,7 +44,8 @@ fn bind(
     let values: Vec<f32> = [f32::NAN; 3].into_iter().chain(x.iter().map(|&v| v as f32)).collect();
     let x = BufferView::new(&floats(gpu, &values), DType::F32, shape).at(3);
     let y_buffer = floats(gpu, &vec![SENTINEL; k * n + 8]);
-    let y = BufferView::new(&y_buffer, DType::F32, shape).at(5);
+    // One vector may be [n] or [1, n].
+    let y = BufferView::new(&y_buffer, DType::F32, &[k, n]).at(5);
     let parts = stencil.dot_partials(gpu).unwrap();
     let dot_buffer = dot.then(|| floats(gpu, &vec![SENTINEL; k * parts * 2 + 1]));
     let dot_view = dot_buffer

@@ -91,6 +91,32 @@ fn matrix_product_diagonal_and_norm_agree() {
     }
 }
 
+/// Lines whose cells have all their neighbours go another way: the same numbers.
+#[test]
+fn inner_lines_are_as_the_others() {
+    for (number, cells) in [[9, 7, 5], [40, 1, 6], [70, 30, 1], [500, 1, 1], [3, 3, 3]]
+        .into_iter()
+        .enumerate()
+    {
+        for b in 0..16 {
+            let mut options = full(cells, [sides(b), sides(b / 4), sides(b + number)], b as u64);
+            options.solid = None;
+            if b % 2 == 0 {
+                options.coefficient = Coefficient::Constant(1.5);
+            }
+            let mut open = options.clone();
+            open.solid = Some(vec![false; cells.iter().product()]);
+            let [fast, slow] = [options, open].map(|options| {
+                let stencil = GridStencil::new(&options).unwrap();
+                let mut y = vec![f64::NAN; stencil.size()];
+                stencil.apply(&vector(stencil.size(), 9), &mut y);
+                y
+            });
+            assert_eq!(fast, slow, "{cells:?} {b}");
+        }
+    }
+}
+
 /// By hand: three cells in a row, and the faces of a small grid.
 #[test]
 fn small_matrices_by_hand() {

@@ -181,7 +181,7 @@ pub fn bench_cases(quick: bool) -> Vec<Case> {
     if quick {
         return of_all_kinds([1024, 1024, 1]).take(1).collect();
     }
-    [[1024, 1024, 1], [4096, 4096, 1], [100, 100, 100], [256, 256, 256]]
+    [[1024, 1024, 1], [4000, 4000, 1], [100, 100, 100], [200, 200, 200]]
         .into_iter()
         .flat_map(of_all_kinds)
         .collect()

@@ -274,10 +274,11 @@ pub(crate) fn bind(
     let count = vectors("x", call.x, grid.size)?;
     call.x.check("x")?;
     call.y.check_writable("y")?;
-    if vectors("y", call.y, grid.size)? != count || call.y.shape().len() != call.x.shape().len() {
+    // One vector may come as [n] here and as [1, n] there.
+    if vectors("y", call.y, grid.size)? != count {
         return Err(Error::shape(
             "shape of y",
-            format!("{:?}, that of x", call.x.shape()),
+            format!("{count} vectors, as x has"),
             format!("{:?}", call.y.shape()),
         ));
     }

@@ -327,20 +327,20 @@ impl LinearOperator for GridStencil {
         );
         let data = self.data();
         let (grid, data) = (&self.grid, &*data);
-        let fill = |first: usize, y: &mut [f64]| {
-            for (at, y) in y.iter_mut().enumerate() {
-                *y = grid.product(data, x, first + at);
-            }
-        };
+        if grid.size == 0 {
+            return;
+        }
         #[cfg(not(target_arch = "wasm32"))]
         {
             use rayon::prelude::*;
-            y.par_chunks_mut(TASK)
+            // Whole lines.
+            let task = TASK.next_multiple_of(grid.cells[0]);
+            y.par_chunks_mut(task)
                 .enumerate()
-                .for_each(|(task, y)| fill(task * TASK, y));
+                .for_each(|(number, y)| grid.lines(data, x, number * task, y));
         }
         #[cfg(target_arch = "wasm32")]
-        fill(0, y);
+        grid.lines(data, x, 0, y);
     }
 
     fn bind(&self, gpu: &Gpu, call: &OperatorCall<'_>) -> Result<Box<dyn Record>> {

@@ -262,6 +262,90 @@ impl Grid {
         }
     }
 
+    /// A x on whole lines along x, from the one of cell `first` on.
+    pub(crate) fn lines(&self, data: &Data, x: &[f64], first: usize, y: &mut [f64]) {
+        let [nx, ny, nz] = self.cells;
+        for (number, y) in y.chunks_mut(nx).enumerate() {
+            let cell = first + number * nx;
+            let (j, k) = (cell / nx % ny, cell / (nx * ny));
+            let within = |axis: usize, at: usize, along: usize| !self.acts(axis) || (1..along - 1).contains(&at);
+            let plain = data.solid.is_none() && nx > 2 && within(1, j, ny) && within(2, k, nz);
+            if !plain {
+                for (i, y) in y.iter_mut().enumerate() {
+                    *y = self.product(data, x, cell + i);
+                }
+                continue;
+            }
+            // All neighbours are there but at the ends of the line.
+            y[0] = self.product(data, x, cell);
+            y[nx - 1] = self.product(data, x, cell + nx - 1);
+            let (cell, y) = (cell + 1, &mut y[1..nx - 1]);
+            match &data.faces {
+                Faces::Constant(k) => {
+                    let weights = self.inverse.map(|inverse| k * inverse);
+                    self.inner(data, x, cell, y, |axis, _| weights[axis]);
+                }
+                Faces::Each(faces) => {
+                    self.inner(data, x, cell, y, |axis, face| faces[axis][face] * self.inverse[axis]);
+                }
+            }
+        }
+    }
+
+    fn inner(&self, data: &Data, x: &[f64], cell: usize, y: &mut [f64], weight: impl Fn(usize, usize) -> f64) {
+        match (self.acts(1), self.acts(2)) {
+            (false, false) => self.run::<false, false>(data, x, cell, y, weight),
+            (true, false) => self.run::<true, false>(data, x, cell, y, weight),
+            (false, true) => self.run::<false, true>(data, x, cell, y, weight),
+            (true, true) => self.run::<true, true>(data, x, cell, y, weight),
+        }
+    }
+
+    /// Cells in a row with all their neighbours, which along y and z there may be none of. The same sums as [`Grid::product`].
+    #[inline(always)]
+    fn run<const Y: bool, const Z: bool>(
+        &self,
+        data: &Data,
+        x: &[f64],
+        cell: usize,
+        y: &mut [f64],
+        weight: impl Fn(usize, usize) -> f64,
+    ) {
+        let [nx, ny, _] = self.cells;
+        let (count, area) = (y.len(), nx * ny);
+        let at = |from: usize| &x[from..from + count];
+        let own = at(cell);
+        let (west, east) = (at(cell - 1), at(cell + 1));
+        let (south, north) = if Y { (at(cell - nx), at(cell + nx)) } else { (own, own) };
+        let (below, above) = if Z {
+            (at(cell - area), at(cell + area))
+        } else {
+            (own, own)
+        };
+        // Lower faces; upper ones are a stride further on.
+        let face_x = cell + cell / nx;
+        let face_y = cell + cell / area * nx;
+        for i in 0..count {
+            let value = own[i];
+            let mut sum = 0.0;
+            sum += weight(0, face_x + i) * (value - west[i]);
+            sum += weight(0, face_x + i + 1) * (value - east[i]);
+            if Y {
+                sum += weight(1, face_y + i) * (value - south[i]);
+                sum += weight(1, face_y + i + nx) * (value - north[i]);
+            }
+            if Z {
+                sum += weight(2, cell + i) * (value - below[i]);
+                sum += weight(2, cell + i + area) * (value - above[i]);
+            }
+            let c = match &data.reaction {
+                Reaction::Constant(c) => *c,
+                Reaction::Cells(values) => values[cell + i],
+            };
+            y[i] = sum + c * value;
+        }
+    }
+
     /// The diagonal entry and the sum of magnitudes of a row.
     pub(crate) fn diagonal_and_sum(&self, data: &Data, cell: usize) -> (f64, f64) {
         let (mut diagonal, mut others) = (0.0, 0.0);
