@@ -75,6 +75,8 @@ mod house;
 mod mixed_precision;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/operators.rs"]
+mod operators;
 #[path = "suite/reduction.rs"]
 mod reduction;
 #[path = "suite/relaxation.rs"]

@@ -34,6 +34,6 @@ pub use report::{ConditionEstimate, ReportOptions, RunFacts, SAFETY_FACTOR, SAFE
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
     let mut all = conjugate_gradient::shader_variants();
-    all.extend(sweep::shader_variants());
+    all.extend(relaxation::shader_variants());
     all
 }
