@@ -11,6 +11,9 @@ mod backward;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[cfg(feature = "cli")]
+#[path = "suite/cli_solve.rs"]
+mod cli_solve;
 #[path = "suite/conformance.rs"]
 mod conformance;
 #[path = "suite/layer_norm.rs"]
@@ -33,6 +36,8 @@ mod gpu_beyond_a_buffer;
 mod gpu_chains;
 #[path = "suite/gpu_cross_entropy.rs"]
 mod gpu_cross_entropy;
+#[path = "suite/gpu_eigenvalues.rs"]
+mod gpu_eigenvalues;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]
@@ -45,6 +50,8 @@ mod gpu_mixed_precision;
 mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/gpu_prune.rs"]
+mod gpu_prune;
 #[path = "suite/gpu_reduction.rs"]
 mod gpu_reduction;
 #[path = "suite/gpu_reduction_gradient.rs"]
@@ -59,6 +66,8 @@ mod gpu_robust;
 mod gpu_softmax;
 #[path = "suite/gpu_spmv.rs"]
 mod gpu_spmv;
+#[path = "suite/gpu_stencil.rs"]
+mod gpu_stencil;
 #[path = "suite/gpu_views.rs"]
 mod gpu_views;
 #[path = "suite/gpu_windows.rs"]
@@ -89,3 +98,5 @@ mod shaders;
 mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;
+#[path = "suite/stencil.rs"]
+mod stencil;

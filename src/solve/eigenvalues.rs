@@ -1,7 +1,7 @@
 //! Extreme eigenvalues of symmetric operators, and the condition number of positive definite ones.
 
 use super::conjugate_gradient::reference::{Control, Map, conjugate_gradient};
-use super::lanczos::{InverseOptions, Krylov, Ritz, inverse};
+use super::lanczos::{InverseOptions, Krylov, Ritz, Settled, inverse};
 use super::vector::{dot, exponent, is_finite, norm, scaled};
 use super::{Breakdown, LinearOperator, OperatorCall, Outcome, Preconditioner, Record};
 use crate::accuracy::U;
@@ -288,7 +288,7 @@ impl<'a> Products<'a> {
     }
 
     /// Lanczos's method on A until `done` or `steps`.
-    fn krylov(&mut self, krylov: &mut Krylov, steps: usize, done: impl Fn(&Krylov) -> bool) -> Result<()> {
+    fn krylov(&mut self, krylov: &mut Krylov, steps: usize, mut done: impl FnMut(&Krylov) -> bool) -> Result<()> {
         let n = self.operator.size();
         while krylov.steps() < steps.min(n) && !krylov.exhausted {
             let mut y = vec![0.0; n];
@@ -318,10 +318,8 @@ impl<'a> Products<'a> {
             return Err(Error::shape("operator", "at least one row", "size 0"));
         };
         let tolerance = options.tolerance;
-        self.krylov(&mut krylov, options.steps, |k| {
-            let ritz = k.largest();
-            k.steps() > 3 && ritz.error <= tolerance * ritz.value.abs()
-        })?;
+        let mut settled = Settled::new(tolerance, 10);
+        self.krylov(&mut krylov, options.steps, |k| settled.look(k.largest(), k.steps()))?;
         let ritz = krylov.largest();
         Ok(self.found(ritz, krylov.steps(), tolerance))
     }
@@ -333,13 +331,14 @@ impl<'a> Products<'a> {
         let Some(mut krylov) = Krylov::new(Krylov::random(n)) else {
             return Err(Error::shape("operator", "at least one row", "size 0"));
         };
-        let done = |k: &Krylov| {
-            let ritz = k.smallest();
-            k.steps() > 3 && ritz.error <= tolerance * ritz.value.abs()
-        };
-        self.krylov(&mut krylov, 40.min(options.steps), done)?;
+        let mut settled = Settled::new(tolerance, 10);
+        let mut complete = false;
+        self.krylov(&mut krylov, 40.min(options.steps), |k| {
+            complete = settled.look(k.smallest(), k.steps());
+            complete
+        })?;
         let ritz = krylov.smallest();
-        let complete = krylov.exhausted || krylov.steps() == n || done(&krylov);
+        let complete = complete || krylov.exhausted || krylov.steps() == n;
         let indefinite = ritz.value + ritz.error + self.rounding() < 0.0;
         if complete && options.method == EigenMethod::Lanczos {
             return Ok(self.found(ritz, krylov.steps(), tolerance));
@@ -350,7 +349,7 @@ impl<'a> Products<'a> {
             }
         }
         // An eigenvalue at the far end of the spectrum, or one that no solve comes near: by A itself, as far as it goes.
-        self.krylov(&mut krylov, options.steps, done)?;
+        self.krylov(&mut krylov, options.steps, |k| settled.look(k.smallest(), k.steps()))?;
         let ritz = krylov.smallest();
         Ok(self.found(ritz, krylov.steps(), tolerance))
     }

@@ -140,6 +140,37 @@ impl Krylov {
     }
 }
 
+/// Whether a Ritz value has converged and stayed: one that has met an eigenvalue may leave it yet for one beyond, of which the start
+/// vector held less.
+pub(super) struct Settled {
+    tolerance: f64,
+    since: Option<(usize, f64)>,
+    extra: usize,
+}
+
+impl Settled {
+    /// Relative tolerance, and steps to wait in any case.
+    pub(super) fn new(tolerance: f64, extra: usize) -> Settled {
+        Settled {
+            tolerance,
+            since: None,
+            extra,
+        }
+    }
+
+    /// Takes the value after this many steps.
+    pub(super) fn look(&mut self, ritz: Ritz, steps: usize) -> bool {
+        let allowed = self.tolerance * ritz.value.abs();
+        match self.since {
+            _ if ritz.error > allowed => self.since = None,
+            Some((_, value)) if (value - ritz.value).abs() > allowed => self.since = Some((steps, ritz.value)),
+            None => self.since = Some((steps, ritz.value)),
+            Some((first, _)) => return steps >= first + first / 2 + self.extra,
+        }
+        false
+    }
+}
+
 /// What the inverse of a positive definite operator showed.
 #[derive(Clone, Debug)]
 pub(super) struct Inverse {
@@ -184,6 +215,7 @@ pub(super) fn inverse(
         breakdown: None,
     };
     let mut worst = 0.0f64;
+    let mut settled = Settled::new(options.tolerance, 2);
     while found.steps < options.steps.min(krylov.newest().len()) && !krylov.exhausted {
         let left = options.iterations.saturating_sub(found.iterations);
         if left == 0 {
@@ -216,7 +248,7 @@ pub(super) fn inverse(
                 value: 1.0 / ritz.value,
                 error: (ritz.error / ritz.value + worst) / ritz.value,
             };
-            if ritz.error <= options.tolerance * ritz.value {
+            if settled.look(ritz, found.steps) {
                 break;
             }
         }

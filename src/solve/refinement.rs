@@ -74,7 +74,7 @@ pub struct Refined {
 /// The residual is exact but for one rounding where the operator has a matrix, else as exact as [`LinearOperator::apply`].
 /// With an inner solver right to a relative error e < 1 (about kappa times its unit roundoff) each round gains a factor 1 / e. What
 /// x in f64 can reach is about 2^-53 ||A|| ||x|| / ||b||, which is up to kappa 2^-53: 1e-12 where kappa < 10^4 whatever b is, and
-/// for most b far beyond. Stagnation means that five rounds did not gain 10 % together, and x is the best one met.
+/// for most b far beyond. Stagnation means that twelve rounds did not gain 10 % together, and x is the best one met.
 ///
 /// # Cost
 /// A product in f64 each round (two with [`RefinementOptions::energy`]) and the inner solve; six vectors.
@@ -150,6 +150,30 @@ fn at_once(refined: impl Future<Output = Result<Refined>>) -> Result<Refined> {
             reason: "use refine_async".into(),
         })
     })
+}
+
+/// What [`lifted`] adds to the diagonal for an inner solver in f32, relative to it: 16 unit roundoffs.
+pub const LIFT: f64 = 16.0 * crate::accuracy::U;
+
+/// A with its diagonal multiplied by 1 + sigma: the matrix for the inner solver where A itself, rounded to the inner precision, is singular
+/// or indefinite (condition times unit roundoff near 1 or above).
+///
+/// With [`LIFT`] what rounding does to the entries is outweighed for most matrices; the corrections are then wrong only in the directions
+/// of the few smallest eigenvalues, and [`RefinementOptions::energy`] puts those right in about as many rounds more as there are.
+///
+/// # Errors
+/// [`Error::Shape`] for a matrix that is not square; [`Error::Csr`] where an element is not finite any more.
+///
+/// ```
+/// use macheps::{solve::refinement::lifted, sparse::Dense};
+/// let a = Dense::new(2, 2, vec![4.0, 1.0, 1.0, 2.0])?.to_csr()?;
+/// assert_eq!(lifted(&a, 0.5)?.diagonal(), [6.0, 3.0]);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+pub fn lifted(a: &Csr<f64>, sigma: f64) -> Result<Csr<f64>> {
+    a.check_square()?;
+    let values = a.iter().map(|(i, j, v)| if i == j { v * (1.0 + sigma) } else { v });
+    a.with_values(values.collect())
 }
 
 /// y = A x, or b - A x, each row with one rounding in effect.
@@ -241,7 +265,7 @@ async fn drive(
             found.outcome = breakdown(Breakdown::NonFinite);
         } else if now > 1e6 * first.max(1.0) {
             found.outcome = breakdown(Breakdown::Divergence);
-        } else if idle >= 5 {
+        } else if idle >= IDLE {
             found.outcome = breakdown(Breakdown::Stagnation);
         } else if found.refinements < options.max_refinements {
             let shift = exponent(&r);
@@ -295,6 +319,9 @@ async fn drive(
     }
     Ok(found)
 }
+
+/// Rounds without a gain after which it is over. The energy of the error falls in each, but residuals may take a while to follow.
+const IDLE: usize = 12;
 
 /// A correction as it was added: p, A p, p.Ap, and the step's length.
 struct Direction {

@@ -1,6 +1,7 @@
 //! Solvers on the host: conjugate gradients in f64 against known counts, and reports against true errors.
 
 use macheps::solve::conjugate_gradient::reference::{CgRun, Control, chronopoulos_gear, conjugate_gradient};
+use macheps::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_matrix};
 use macheps::solve::{
     Breakdown, ConditionEstimate, LinearOperator, OperatorCall, Outcome, Preconditioner, PreconditionerCall,
     PreconditionerForm, Record, Report, ReportOptions, RunFacts,
@@ -536,4 +537,171 @@ fn reports_say_what_is_wrong() {
     );
     let wrong = Report::assess(&HostOnly(a), &[1.0], &[1.0, 1.0], &facts, &ReportOptions::default());
     assert!(matches!(wrong, Err(Error::Shape { .. })));
+}
+
+/// Conjugate gradients of which every vector is rounded to f32 after each step, as a device would do it.
+/// Also whether the recurrence says that it got there.
+fn in_f32(a: &Csr<f64>, m: &Diagonal, b: &[f64], rtol: f32, limit: usize) -> (Vec<f64>, usize, bool) {
+    let values: Vec<f32> = a.values().iter().map(|&v| v as f32).collect();
+    let a = a.with_values(values).unwrap();
+    let inverse: Vec<f32> = m.0.iter().map(|&d| d as f32).collect();
+    let product = |x: &[f32]| -> Vec<f32> {
+        (0..a.rows())
+            .map(|i| {
+                let (columns, values) = a.row(i);
+                columns.iter().zip(values).map(|(&j, v)| v * x[j as usize]).sum()
+            })
+            .collect()
+    };
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>() as f32;
+    let n = b.len();
+    let mut r: Vec<f32> = b.iter().map(|&v| v as f32).collect();
+    let goal = rtol * rtol * dot(&r, &r);
+    let mut x = vec![0f32; n];
+    let mut z: Vec<f32> = r.iter().zip(&inverse).map(|(r, d)| r * d).collect();
+    let mut p = z.clone();
+    let mut rho = dot(&r, &z);
+    for k in 0..limit {
+        if dot(&r, &r) <= goal {
+            return (x.iter().map(|&v| v.into()).collect(), k, true);
+        }
+        let q = product(&p);
+        let curvature = dot(&p, &q);
+        if curvature <= 0.0 {
+            return (x.iter().map(|&v| v.into()).collect(), k, false);
+        }
+        let alpha = rho / curvature;
+        for i in 0..n {
+            x[i] += alpha * p[i];
+            r[i] -= alpha * q[i];
+            z[i] = r[i] * inverse[i];
+        }
+        let next = dot(&r, &z);
+        for i in 0..n {
+            p[i] = z[i] + next / rho * p[i];
+        }
+        rho = next;
+    }
+    (x.iter().map(|&v| v.into()).collect(), limit, false)
+}
+
+#[test]
+fn refinement_reaches_f64() {
+    let options = RefinementOptions::new(1e-12);
+    // By hand: a solver that is wrong by a third gains a factor 3 a round.
+    let one = dense(1, &[3.0]);
+    let mut third = |r: &[f64]| Ok(Correction::new(vec![r[0] / 3.0 * (4.0 / 3.0)], 2));
+    let mut plain = options.clone();
+    plain.energy = false;
+    let got = refine_matrix(&one, &[6.0], None, &plain, &mut third).unwrap();
+    assert_eq!((got.outcome, got.iterations), (Outcome::Converged, 2 * got.refinements));
+    assert!(
+        (got.x[0] - 2.0).abs() < 1e-11 && (24..=27).contains(&got.refinements),
+        "{got:?}"
+    );
+    let got = refine_matrix(&one, &[6.0], None, &options, &mut third).unwrap();
+    assert_eq!((got.outcome, got.refinements, got.x[0]), (Outcome::Converged, 1, 2.0));
+    // Scales that f32 does not have.
+    for b in [6e300, 6e-300] {
+        let mut seen = Vec::new();
+        let mut inner = |r: &[f64]| {
+            seen.push(r[0]);
+            Ok(Correction::new(vec![f64::from((r[0] / 3.0) as f32)], 1))
+        };
+        let got = refine_matrix(&one, &[b], None, &options, &mut inner).unwrap();
+        assert_eq!(got.outcome, Outcome::Converged);
+        assert!(seen.iter().all(|v| (0.5..=1.0).contains(&v.abs())), "{seen:?}");
+    }
+    // What goes wrong has a name.
+    let mut wrong_sign = |r: &[f64]| Ok(Correction::new(vec![-r[0]], 1));
+    let got = refine_matrix(&one, &[6.0], None, &plain, &mut wrong_sign).unwrap();
+    assert!(matches!(
+        got.outcome,
+        Outcome::Breakdown {
+            kind: Breakdown::Divergence | Breakdown::Stagnation,
+            ..
+        }
+    ));
+    assert_eq!((got.x[0], got.relative_residual), (0.0, 1.0));
+    let mut nothing = |_: &[f64]| Ok(Correction::new(vec![0.0], 1));
+    for options in [&plain, &options] {
+        let got = refine_matrix(&one, &[6.0], None, options, &mut nothing).unwrap();
+        assert!(matches!(
+            got.outcome,
+            Outcome::Breakdown {
+                kind: Breakdown::Stagnation,
+                ..
+            }
+        ));
+    }
+    let mut nan = |_: &[f64]| Ok(Correction::new(vec![f64::NAN], 1));
+    let got = refine_matrix(&one, &[6.0], None, &options, &mut nan).unwrap();
+    assert_eq!(got.outcome, breakdown(Breakdown::NonFinite, 1));
+    let mut short = |_: &[f64]| Ok(Correction::new(vec![], 1));
+    assert!(matches!(
+        refine_matrix(&one, &[6.0], None, &options, &mut short),
+        Err(Error::Shape { .. })
+    ));
+    let negative = dense(1, &[-3.0]);
+    let got = refine_matrix(&negative, &[6.0], None, &options, &mut third).unwrap();
+    assert_eq!(got.outcome, breakdown(Breakdown::NotPositiveDefinite, 2));
+    let got = refine_matrix(&one, &[0.0], Some(&[5.0]), &options, &mut third).unwrap();
+    assert_eq!((got.outcome, got.x[0], got.refinements), (Outcome::Converged, 0.0, 0));
+
+    let Some(folder) = shared_data("solve_host::refinement_reaches_f64") else {
+        return;
+    };
+    let lines = Mutex::new(Vec::new());
+    for_each_spd(&folder, |entry, a| {
+        if is_long(&a) {
+            return;
+        }
+        let name = entry["name"].as_str().unwrap();
+        let b = exact_vector(a.rows());
+        let m = jacobi(&a);
+        let kappa = entry["condition_number"].as_f64().unwrap();
+        // Where A in f32 is not positive definite any more, or as good as singular: a little more on the diagonal.
+        let shifted = lifted(&a, LIFT).unwrap();
+        let mut beyond = false;
+        let mut inner = |r: &[f64]| {
+            let mut iterations = 0;
+            if !beyond {
+                let (x, k, reached) = in_f32(&a, &m, r, 1e-4, 5000);
+                if reached {
+                    return Ok(Correction::new(x, k));
+                }
+                (beyond, iterations) = (true, k);
+            }
+            let (x, k, _) = in_f32(&shifted, &m, r, 1e-4, 5000);
+            Ok(Correction::new(x, iterations + k))
+        };
+        let start = std::time::Instant::now();
+        let got = refine_matrix(&a, &b, None, &options, &mut inner).unwrap();
+        lines.lock().unwrap().push(format!(
+            "{name:>30} kappa {kappa:.1e}: {:.1?} {:.1e} after {} refinements, {} iterations, {:.1?}, {:?}",
+            got.residual_history
+                .iter()
+                .take(12)
+                .map(|v| v.log10())
+                .collect::<Vec<_>>(),
+            got.relative_residual,
+            got.refinements,
+            got.iterations,
+            start.elapsed(),
+            got.outcome
+        ));
+        // Residuals cannot be better than the rounding of x allows.
+        let largest = got.x.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        let length = b.iter().map(|v| v * v).sum::<f64>().sqrt();
+        println!("{}", lines.lock().unwrap().last().unwrap());
+        let floor = 0.5 * f64::EPSILON * a.norm_frobenius() * largest / length;
+        assert!(
+            got.outcome == Outcome::Converged || got.relative_residual <= 4.0 * floor,
+            "{}: floor {floor:.1e}",
+            lines.lock().unwrap().last().unwrap()
+        );
+    });
+    let mut lines = lines.into_inner().unwrap();
+    lines.sort();
+    println!("{}", lines.join("\n"));
 }

@@ -108,7 +108,8 @@ impl std::fmt::Debug for RelaxationOptions {
 impl RelaxationOptions {
     /// The most sweeps for n unknowns.
     pub fn iteration_limit(&self, n: usize) -> usize {
-        self.max_iterations.unwrap_or_else(|| n.saturating_mul(10).clamp(1000, 100_000))
+        self.max_iterations
+            .unwrap_or_else(|| n.saturating_mul(10).clamp(1000, 100_000))
     }
 
     fn check(&self, n: usize) -> Result<()> {
