@@ -87,10 +87,10 @@ impl Forecast {
         if self.strictly_dominant == Some(true) {
             words += "; the matrix is strictly diagonally dominant";
         }
-        if let (RelaxationMethod::Jacobi { .. }, Some(best)) = (self.method, self.best_omega) {
-            if self.converges == Some(false) {
-                words += &format!("; omega below {best:.4} converges");
-            }
+        if let (RelaxationMethod::Jacobi { .. }, Some(best), Some(false)) =
+            (self.method, self.best_omega, self.converges)
+        {
+            words += &format!("; omega below {best:.4} converges");
         }
         words
     }
