@@ -41,7 +41,7 @@ pub use stencil::{Boundary, Coefficient, GridStencil, GridStencilOptions, Reacti
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
     let mut all = conjugate_gradient::shader_variants();
-    all.extend(sweep::shader_variants());
+    all.extend(relaxation::shader_variants());
     all.extend(stencil::shader_variants());
     all
 }

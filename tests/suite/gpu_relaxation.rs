@@ -2,14 +2,20 @@
 
 use crate::adapters;
 use crate::gpu_planted::{Bug, all_gpus, caught, limited};
-use crate::relaxation::{arrow, grid, preconditioners, random_vector, shared};
+use crate::operators::FivePoint;
+use crate::relaxation::{arrow, dense, grid, judge, operator, preconditioners, random_vector, shared};
 use macheps::accuracy::{Mismatch, check};
+use macheps::solve::relaxation::{
+    BoundRelaxation, Jacobi, RelaxationOptions, Sor, gauss_seidel, jacobi, reference, sor,
+};
 use macheps::solve::{
-    IncompleteCholesky, IncompleteCholeskyOptions, Preconditioner, PreconditionerCall, RowOrder, Ssor,
+    Breakdown, IncompleteCholesky, IncompleteCholeskyOptions, LinearOperator, Outcome, Preconditioner,
+    PreconditionerCall, RowOrder, Ssor,
 };
 use macheps::sparse::Csr;
-use macheps::{BufferView, DType, Error, Gpu};
+use macheps::{BufferView, Context, DType, Error, Gpu};
 
+const RELAXATION: &str = include_str!("../../shaders/relaxation.wgsl");
 const SWEEP: &str = include_str!("../../shaders/sweep.wgsl");
 
 /// The words of a buffer.
@@ -314,4 +320,345 @@ fn planted_old_value_lost() {
         },
         &Case::Ssor(Ssor::new(&grid(9), 1.2).unwrap()),
     );
+}
+
+fn record(gpu: &Gpu, bound: &BoundRelaxation, sweeps: usize) {
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        bound.record(&mut pass, sweeps);
+    }
+    gpu.queue().submit([encoder.finish()]);
+}
+
+/// Sweeps of SOR against the host's, k vectors at a time; with w = 1 and 1.5.
+fn sor_held(gpu: &Gpu, a: &Csr<f64>, omega: f64) -> Result<f64, Mismatch> {
+    let n = a.rows();
+    let method = Sor::new(a, omega).expect("a diagonal");
+    let (b, x) = (narrow(&random_vector(2 * n, 1)), narrow(&random_vector(2 * n, 2)));
+    let (b_buffer, x_buffer) = (upload(gpu, &b), upload(gpu, &x));
+    let view = |buffer| BufferView::new(buffer, DType::F32, &[2, n]);
+    let bound = method.bind(gpu, &view(&b_buffer), &view(&x_buffer)).expect("binds");
+    record(gpu, &bound, 3);
+    let got = read(gpu, &x_buffer);
+    let mut worst = 0.0f64;
+    for k in 0..2 {
+        let wide = |v: &[f32]| -> Vec<f64> { v[k * n..(k + 1) * n].iter().map(|&v| f64::from(v)).collect() };
+        let (b, mut x, mut limit) = (wide(&b), wide(&x), vec![0.0; n]);
+        let mut plain = x.clone();
+        for _ in 0..3 {
+            method.sweep_with_bound(&b, &mut x, &mut limit);
+            reference::sor_sweep(a, omega, &b, &mut plain, method.order());
+        }
+        // The order of colours is what the reference has.
+        assert!(
+            plain
+                .iter()
+                .zip(&x)
+                .all(|(p, x)| (p - x).abs() <= 1e-10 * (1.0 + p.abs()))
+        );
+        worst = worst.max(check(&got[k * n..(k + 1) * n], &x, &limit)?.of_bound);
+    }
+    Ok(worst)
+}
+
+#[test]
+fn sor_holds_its_bound() {
+    let test = "gpu_relaxation::sor_holds_its_bound";
+    let mut matrices = vec![("grid".to_string(), grid(11)), ("arrow".to_string(), arrow(500))];
+    let unsymmetric = dense(3, &[4., 1., 0., 2., 5., 0., 1., 1., 3.]);
+    matrices.push(("unsymmetric".into(), unsymmetric));
+    matrices.extend(
+        shared(test, &["nos3", "bcsstk01"])
+            .into_iter()
+            .map(|(name, a, _)| (name, a)),
+    );
+    for adapter in adapters::all(test) {
+        for (name, a) in &matrices {
+            for omega in [1.0, 1.5] {
+                sor_held(adapter.gpu(), a, omega).unwrap_or_else(|e| panic!("{}: {name}, {omega}: {e}", adapter.name));
+            }
+        }
+    }
+}
+
+/// A weighted sweep of Jacobi's method is x + w D^-1 (b - A x), the product being the operator's.
+fn jacobi_held(gpu: &Gpu) -> Result<f64, Mismatch> {
+    let operator = FivePoint::new(11, 10);
+    let n = operator.size();
+    let (b, x) = (narrow(&random_vector(2 * n, 1)), narrow(&random_vector(2 * n, 2)));
+    let (b_buffer, x_buffer) = (upload(gpu, &b), upload(gpu, &x));
+    let view = |buffer| BufferView::new(buffer, DType::F32, &[2, n]);
+    let method = Jacobi::new(&operator, 0.8).expect("a diagonal");
+    let bound = method.bind(gpu, &view(&b_buffer), &view(&x_buffer)).expect("binds");
+    assert_eq!(bound.dispatches(), 2);
+    record(gpu, &bound, 2);
+    let got = read(gpu, &x_buffer);
+    let mut worst = 0.0f64;
+    for k in 0..2 {
+        let wide = |v: &[f32]| -> Vec<f64> { v[k * n..(k + 1) * n].iter().map(|&v| f64::from(v)).collect() };
+        let (b, mut x) = (wide(&b), wide(&x));
+        let mut q = vec![0.0; n];
+        for _ in 0..2 {
+            operator.apply(&x, &mut q);
+            for i in 0..n {
+                x[i] += 0.8 / 4.0 * (b[i] - q[i]);
+            }
+        }
+        // Two sweeps of values of up to about 4, with sums of five of them.
+        let limits = vec![2.0 * 20.0 * macheps::accuracy::U * 8.0; n];
+        worst = worst.max(check(&got[k * n..(k + 1) * n], &x, &limits)?.of_bound);
+    }
+    Ok(worst)
+}
+
+#[test]
+fn jacobi_on_a_users_operator() {
+    for adapter in adapters::all("gpu_relaxation::jacobi_on_a_users_operator") {
+        jacobi_held(adapter.gpu()).unwrap_or_else(|e| panic!("{}: {e}", adapter.name));
+    }
+}
+
+#[test]
+fn solves_to_a_tolerance() {
+    let a = grid(14);
+    let b = random_vector(a.rows(), 9);
+    let m = operator(&a);
+    let free = FivePoint::new(14, 14);
+    for adapter in adapters::all("gpu_relaxation::solves_to_a_tolerance") {
+        let context = &adapter.context;
+        let options = RelaxationOptions {
+            rtol: 1e-5,
+            ..Default::default()
+        };
+        let on_cpu = jacobi(&Context::cpu(), &m, &b, &options).unwrap();
+        for (what, solution) in [
+            ("jacobi", jacobi(context, &m, &b, &options).unwrap()),
+            ("jacobi without entries", jacobi(context, &free, &b, &options).unwrap()),
+            ("gauss-seidel", gauss_seidel(context, &m, &b, &options).unwrap()),
+            (
+                "sor",
+                sor(
+                    context,
+                    &m,
+                    &b,
+                    &RelaxationOptions {
+                        omega: 1.6,
+                        ..options.clone()
+                    },
+                )
+                .unwrap(),
+            ),
+        ] {
+            judge(&a, &b, &solution, 1e-5, what);
+            assert!(
+                solution.report.converged(),
+                "{}, {what}: {:?}",
+                adapter.name,
+                solution.report
+            );
+            if what.starts_with("jacobi") {
+                assert_eq!(
+                    solution.report.iterations, on_cpu.report.iterations,
+                    "{}: {what}",
+                    adapter.name
+                );
+                let history = &solution.report.residual_history;
+                assert_eq!(history.len(), solution.report.iterations + 1);
+                for (got, want) in history.iter().zip(&on_cpu.report.residual_history) {
+                    assert!(
+                        (got - want).abs() <= 1e-3 * want + 1e-6,
+                        "{}: {got} {want}",
+                        adapter.name
+                    );
+                }
+            } else {
+                assert!(
+                    2 * solution.report.iterations <= on_cpu.report.iterations + 50,
+                    "{what}"
+                );
+            }
+        }
+        // Beyond f32: said, and mended by refinement.
+        let deep = RelaxationOptions {
+            rtol: 1e-12,
+            omega: 1.6,
+            ..Default::default()
+        };
+        let stuck = sor(context, &m, &b, &deep).unwrap();
+        judge(&a, &b, &stuck, 1e-12, "deep");
+        assert!(
+            matches!(
+                stuck.report.outcome,
+                Outcome::Breakdown {
+                    kind: Breakdown::Stagnation,
+                    ..
+                }
+            ),
+            "{}: {:?}",
+            adapter.name,
+            stuck.report
+        );
+        assert!(
+            stuck.report.relative_residual < 1e-6,
+            "{}: {:?}",
+            adapter.name,
+            stuck.report.relative_residual
+        );
+        let refined = RelaxationOptions {
+            refine: true,
+            ..deep.clone()
+        };
+        let mended = sor(context, &m, &b, &refined).unwrap();
+        judge(&a, &b, &mended, 1e-12, "refined");
+        assert!(
+            mended.report.converged() && mended.report.refinements > 0,
+            "{}",
+            adapter.name
+        );
+        // The same bits again.
+        assert_eq!(sor(context, &m, &b, &refined).unwrap().x, mended.x);
+    }
+}
+
+#[test]
+fn divergence_is_said_on_devices() {
+    let a = dense(3, &[1., 0.9, 0.9, 0.9, 1., 0.9, 0.9, 0.9, 1.]);
+    let b = [1.0, 2.0, 3.0];
+    let mut cases = vec![("small".to_string(), a, b.to_vec())];
+    for (name, a, _) in shared("gpu_relaxation::divergence_is_said_on_devices", &["wathen96"]) {
+        let b = crate::sparse::exact_vector(a.rows());
+        cases.push((name, a, b));
+    }
+    for adapter in adapters::all("gpu_relaxation::divergence_is_said_on_devices") {
+        for (name, a, b) in &cases {
+            let solution = jacobi(&adapter.context, &operator(a), b, &RelaxationOptions::default()).unwrap();
+            judge(a, b, &solution, 1e-6, name);
+            assert!(
+                matches!(
+                    solution.report.outcome,
+                    Outcome::Breakdown {
+                        kind: Breakdown::Divergence,
+                        ..
+                    }
+                ),
+                "{}, {name}: {:?}",
+                adapter.name,
+                solution.report
+            );
+            // The best there is: not worse than the start.
+            assert!(solution.report.relative_residual <= 1.0);
+        }
+        let hole = operator(&dense(2, &[0., 1., 1., 1.]));
+        let broken = jacobi(&adapter.context, &hole, &[1.0, 1.0], &RelaxationOptions::default()).unwrap();
+        assert!(matches!(
+            broken.report.outcome,
+            Outcome::Breakdown {
+                kind: Breakdown::ZeroDiagonal { row: 0 },
+                iteration: 0
+            }
+        ));
+        for n in [0usize, 1] {
+            let m = operator(&Csr::identity(n).unwrap());
+            for solve in [jacobi, sor] {
+                let solution = solve(&adapter.context, &m, &vec![3.0; n], &RelaxationOptions::default()).unwrap();
+                assert!(solution.report.converged() && solution.x == vec![3.0; n]);
+            }
+        }
+        // Magnitudes far from 1.
+        let m = operator(&grid(3));
+        let solution = jacobi(&adapter.context, &m, &[1e-300; 9], &RelaxationOptions::default()).unwrap();
+        assert!(solution.report.converged(), "{}: {:?}", adapter.name, solution.report);
+    }
+}
+
+#[test]
+fn planted_weights_of_relaxation() {
+    let gpus = all_gpus("planted_weights_of_relaxation");
+    for bug in [
+        Bug {
+            name: "the term (1 - w) x of SOR lost",
+            edits: &[(SWEEP, "if params.keep != 0.0 {", "if params.keep > 2.0 {")],
+        },
+        Bug {
+            name: "colours swept at once, from the old values",
+            edits: &[(
+                SWEEP,
+                "return entry.value * y[origin + entry.column];",
+                "return entry.value * y[origin];",
+            )],
+        },
+    ] {
+        let a = grid(6);
+        let seen = caught(&bug, &gpus, |c| sor_held(c.gpu().expect("a GPU"), &a, 1.5).map(|_| ()));
+        assert_eq!(seen.len(), gpus.len(), "{}: caught only on {seen:?}", bug.name);
+    }
+    for bug in [
+        Bug {
+            name: "the weight of Jacobi ignored",
+            edits: &[(RELAXATION, "opaque(params.weight * inverse[i], zero)", "inverse[i]")],
+        },
+        Bug {
+            name: "Jacobi without the diagonal",
+            edits: &[(RELAXATION, "opaque(params.weight * inverse[i], zero)", "params.weight")],
+        },
+        Bug {
+            name: "the last block of a vector left out",
+            edits: &[(
+                RELAXATION,
+                "let rounds = select(0u, params.rounds, live);",
+                "let rounds = select(0u, params.rounds - 1u, live);",
+            )],
+        },
+    ] {
+        let seen = caught(&bug, &gpus, |c| jacobi_held(c.gpu().expect("a GPU")).map(|_| ()));
+        assert_eq!(seen.len(), gpus.len(), "{}: caught only on {seen:?}", bug.name);
+    }
+}
+
+/// Sweeps through the colours in another order end elsewhere, and the comparison sees it.
+#[test]
+fn planted_order_of_colours() {
+    for adapter in adapters::all("gpu_relaxation::planted_order_of_colours") {
+        let (gpu, a) = (adapter.gpu(), grid(6));
+        let n = a.rows();
+        let m = Ssor::new(&a, 1.2).unwrap();
+        let r = narrow(&random_vector(n, 4));
+        let got = run(gpu, &m, std::slice::from_ref(&r), None);
+        // SSOR that begins with the other colour.
+        let wide: Vec<f64> = r.iter().map(|&r| f64::from(r)).collect();
+        let order: Vec<usize> = Sor::new(&a, 1.0).unwrap().order();
+        let half = n / 2;
+        let swapped: Vec<usize> = order[half..].iter().chain(&order[..half]).copied().collect();
+        let (mut right, mut wrong, mut z, mut bound) = (vec![0.0; n], vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+        reference::ssor_sweep(&a, 1.2, &wide, &mut right, &order);
+        reference::ssor_sweep(&a, 1.2, &wide, &mut wrong, &swapped);
+        m.apply_with_bound(&wide, &mut z, &mut bound);
+        check(&got[0], &right, &bound).expect("the order of colours");
+        assert!(check(&got[0], &wrong, &bound).is_err(), "{}", adapter.name);
+    }
+}
+
+/// Frames of a renderer: nothing but the encoder and its pass is made.
+#[test]
+fn recording_makes_nothing() {
+    for adapter in adapters::all("gpu_relaxation::recording_makes_nothing") {
+        let gpu = adapter.gpu();
+        let a = grid(8);
+        let (b, x) = (upload(gpu, &narrow(&random_vector(64, 1))), upload(gpu, &[0.0; 64]));
+        let view = |buffer| BufferView::new(buffer, DType::F32, &[64]);
+        let bound = Sor::new(&a, 1.5).unwrap().bind(gpu, &view(&b), &view(&x)).unwrap();
+        assert_eq!(bound.dispatches(), 2);
+        let before = gpu.kernel_count();
+        for _ in 0..40 {
+            record(gpu, &bound, 2);
+        }
+        assert_eq!(gpu.kernel_count(), before);
+        let x: Vec<f64> = read(gpu, &x).iter().map(|&x| f64::from(x)).collect();
+        let b = random_vector(64, 1);
+        let mut q = vec![0.0; 64];
+        operator(&a).apply(&x, &mut q);
+        let r: f64 = q.iter().zip(&b).map(|(q, b)| (q - b).powi(2)).sum::<f64>().sqrt();
+        assert!(r < 1e-5, "{}: {r}", adapter.name);
+    }
 }

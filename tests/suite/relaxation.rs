@@ -1,13 +1,13 @@
 //! Relaxation, its forecast and the preconditioners on the host.
 
 use crate::data::{json, shared_data};
-use macheps::solve::relaxation::reference;
+use macheps::solve::relaxation::{RelaxationMethod, RelaxationOptions, forecast, gauss_seidel, jacobi, reference, sor};
 use macheps::solve::{
-    Colouring, Identity, IncompleteCholesky, IncompleteCholeskyOptions, JacobiPreconditioner, Preconditioner,
-    PreconditionerForm, RowOrder, Ssor,
+    Breakdown, Colouring, CsrOperator, Identity, IncompleteCholesky, IncompleteCholeskyOptions, JacobiPreconditioner,
+    LinearOperator, Outcome, Preconditioner, PreconditionerForm, RowOrder, Solution, Ssor,
 };
 use macheps::sparse::{Coo, Csr, Dense};
-use macheps::{Error, random::Random};
+use macheps::{Context, Error, random::Random};
 
 /// The five-point Laplacian on m x m inner points.
 pub fn grid(m: usize) -> Csr<f64> {
@@ -441,6 +441,314 @@ fn preconditioners_refuse() {
                     .all(|&z| z == 3.0 || (m.name() == "ssor" && (z - 1.92).abs() < 1e-14)),
                 "{z:?}"
             );
+        }
+    }
+}
+
+/// A matrix by its entries.
+pub fn operator(a: &Csr<f64>) -> CsrOperator {
+    CsrOperator::new(a.clone()).unwrap()
+}
+
+fn options(rtol: f64) -> RelaxationOptions {
+    RelaxationOptions {
+        rtol,
+        ..Default::default()
+    }
+}
+
+/// What every solution has to be true to.
+pub fn judge(a: &Csr<f64>, b: &[f64], solution: &Solution, rtol: f64, what: &str) {
+    let report = &solution.report;
+    let r: Vec<f64> = product(a, &solution.x).iter().zip(b).map(|(q, b)| b - q).collect();
+    let relative = if norm(&r) == 0.0 { 0.0 } else { norm(&r) / norm(b) };
+    assert!(
+        (relative - report.relative_residual).abs() <= 1e-13 + 1e-9 * relative,
+        "{what}: {relative} {report:?}"
+    );
+    assert_eq!(report.converged(), relative <= rtol, "{what}: {report:?}");
+    assert!(solution.x.iter().all(|x| x.is_finite()), "{what}");
+    assert!(report.residual_history[0].is_finite());
+}
+
+#[test]
+fn solves_on_the_cpu() {
+    let context = Context::cpu();
+    let a = grid(12);
+    let b = random_vector(a.rows(), 1);
+    let m = operator(&a);
+    let by_jacobi = jacobi(&context, &m, &b, &options(1e-8)).unwrap();
+    let by_gauss_seidel = gauss_seidel(&context, &m, &b, &options(1e-8)).unwrap();
+    // The best w for this grid (Young): 2 / (1 + sin(pi h)).
+    let best = RelaxationOptions {
+        omega: 2.0 / (1.0 + (std::f64::consts::PI / 13.0).sin()),
+        ..options(1e-8)
+    };
+    let by_sor = sor(&context, &m, &b, &best).unwrap();
+    for (what, solution) in [
+        ("jacobi", &by_jacobi),
+        ("gauss-seidel", &by_gauss_seidel),
+        ("sor", &by_sor),
+    ] {
+        judge(&a, &b, solution, 1e-8, what);
+        assert!(solution.report.converged(), "{what}");
+    }
+    let [j, g, s] = [&by_jacobi, &by_gauss_seidel, &by_sor].map(|s| s.report.iterations);
+    println!("grid 12 x 12: jacobi {j}, gauss-seidel {g}, sor {s}");
+    // Gauss-Seidel squares Jacobi's rate; looks are 25 sweeps apart.
+    assert!(g < 6 * j / 10 + 25 && s < g / 3, "{j} {g} {s}");
+    assert_eq!(by_jacobi.report.residual_history.len(), j + 1);
+    assert_eq!(by_sor.report.residual_history.len(), s.div_ceil(25) + 1);
+    // From the answer there is nothing to do; from near it, little.
+    let warm = RelaxationOptions {
+        x0: Some(by_jacobi.x.clone()),
+        ..options(1e-7)
+    };
+    assert_eq!(jacobi(&context, &m, &b, &warm).unwrap().report.iterations, 0);
+}
+
+#[test]
+fn edges_of_solves() {
+    let context = Context::cpu();
+    let solvers: [fn(&Context, &dyn LinearOperator, &[f64], &RelaxationOptions) -> macheps::Result<Solution>; 3] =
+        [jacobi, gauss_seidel, sor];
+    for solve in solvers {
+        let nothing = solve(&context, &operator(&Csr::identity(0).unwrap()), &[], &options(1e-6)).unwrap();
+        assert!(nothing.report.converged() && nothing.x.is_empty());
+        let one = solve(&context, &operator(&dense(1, &[4.0])), &[2.0], &options(1e-6)).unwrap();
+        assert!(one.report.converged() && one.x == [0.5]);
+        let m = operator(&grid(3));
+        let warm = RelaxationOptions {
+            x0: Some(vec![1.0; 9]),
+            ..options(1e-6)
+        };
+        let zero = solve(&context, &m, &[0.0; 9], &warm).unwrap();
+        assert!(zero.report.converged() && zero.x == [0.0; 9] && zero.report.relative_residual == 0.0);
+        let hole = operator(&dense(3, &[1., 0., 0., 0., 0., 2., 0., 2., 1.]));
+        let broken = solve(&context, &hole, &[1.0; 3], &options(1e-6)).unwrap();
+        assert_eq!(
+            broken.report.outcome,
+            Outcome::Breakdown {
+                kind: Breakdown::ZeroDiagonal { row: 1 },
+                iteration: 0
+            }
+        );
+        let nan = solve(&context, &m, &[f64::NAN; 9], &options(1e-6)).unwrap();
+        assert!(matches!(
+            nan.report.outcome,
+            Outcome::Breakdown {
+                kind: Breakdown::NonFinite,
+                ..
+            }
+        ));
+        assert!(matches!(
+            solve(&context, &m, &[1.0; 8], &options(1e-6)),
+            Err(Error::Shape { .. })
+        ));
+        let short = RelaxationOptions {
+            x0: Some(vec![0.0; 3]),
+            ..options(1e-6)
+        };
+        assert!(matches!(
+            solve(&context, &m, &[1.0; 9], &short),
+            Err(Error::Shape { .. })
+        ));
+        for bad in [
+            RelaxationOptions {
+                check_every: 0,
+                ..options(1e-6)
+            },
+            options(-1.0),
+            options(f64::NAN),
+        ] {
+            assert!(matches!(
+                solve(&context, &m, &[1.0; 9], &bad),
+                Err(Error::Option { .. })
+            ));
+        }
+        let few = RelaxationOptions {
+            max_iterations: Some(7),
+            ..options(1e-12)
+        };
+        let limited = solve(&context, &m, &[1.0; 9], &few).unwrap();
+        assert_eq!(
+            (limited.report.outcome, limited.report.iterations),
+            (Outcome::IterationLimit, 7)
+        );
+        judge(&grid(3), &[1.0; 9], &limited, 1e-12, "limited");
+    }
+    for omega in [0.0, 2.0, f64::NAN] {
+        let bad = RelaxationOptions { omega, ..options(1e-6) };
+        for solve in [jacobi, sor] {
+            let outcome = solve(&context, &operator(&grid(3)), &[1.0; 9], &bad);
+            assert!(matches!(outcome, Err(Error::Option { name: "omega", .. })));
+        }
+    }
+}
+
+#[test]
+fn divergence_is_said() {
+    // Eigenvalues 0.1, 0.1 and 2.8: positive definite, but Jacobi's iteration has radius 1.8.
+    let a = dense(3, &[1., 0.9, 0.9, 0.9, 1., 0.9, 0.9, 0.9, 1.]);
+    let b = [1.0, 2.0, 3.0];
+    let context = Context::cpu();
+    let solution = jacobi(&context, &operator(&a), &b, &options(1e-6)).unwrap();
+    judge(&a, &b, &solution, 1e-6, "divergence");
+    let Outcome::Breakdown {
+        kind: Breakdown::Divergence,
+        iteration,
+    } = solution.report.outcome
+    else {
+        panic!("{:?}", solution.report)
+    };
+    // 1.8^24 is above a million.
+    assert!((20..30).contains(&iteration) && solution.report.residual_history.len() == iteration + 1);
+    assert!(solution.report.relative_residual <= 1.0 && !solution.report.advice.is_empty());
+    // Damped, it converges; Gauss-Seidel does as it is.
+    let damped = RelaxationOptions {
+        omega: 0.6,
+        max_iterations: Some(1000),
+        ..options(1e-6)
+    };
+    assert!(jacobi(&context, &operator(&a), &b, &damped).unwrap().report.converged());
+    assert!(
+        gauss_seidel(&context, &operator(&a), &b, &options(1e-6))
+            .unwrap()
+            .report
+            .converged()
+    );
+    // A permutation's worth of coupling: the residual neither grows nor falls.
+    let stuck = dense(2, &[1., 1., -1., 1.]);
+    let solution = jacobi(&context, &operator(&stuck), &[1.0, 0.0], &options(1e-6)).unwrap();
+    assert!(matches!(
+        solution.report.outcome,
+        Outcome::Breakdown {
+            kind: Breakdown::Stagnation,
+            ..
+        }
+    ));
+}
+
+#[test]
+fn forecasts_in_small() {
+    let m = 9;
+    let cosine = (std::f64::consts::PI / (m + 1) as f64).cos();
+    let a = operator(&grid(m));
+    let jacobi = forecast(&a, RelaxationMethod::Jacobi { omega: 1.0 }).unwrap();
+    assert!((jacobi.spectral_radius - cosine).abs() < 1e-6, "{jacobi:?}");
+    assert_eq!((jacobi.strictly_dominant, jacobi.converges), (Some(false), Some(true)));
+    assert!((jacobi.best_omega.unwrap() - 1.0).abs() < 1e-6);
+    // Young: Gauss-Seidel has the square, and the best SOR w - 1.
+    let gauss_seidel = forecast(&a, RelaxationMethod::Sor { omega: 1.0 }).unwrap();
+    assert!(
+        (gauss_seidel.spectral_radius - cosine * cosine).abs() < 2e-3,
+        "{gauss_seidel:?}"
+    );
+    let best = 2.0 / (1.0 + (1.0 - cosine * cosine).sqrt());
+    let sor = forecast(&a, RelaxationMethod::Sor { omega: best }).unwrap();
+    assert!((sor.spectral_radius - (best - 1.0)).abs() < 0.05, "{sor:?} {best}");
+    let diverging = operator(&dense(3, &[1., 0.9, 0.9, 0.9, 1., 0.9, 0.9, 0.9, 1.]));
+    let forecast_of = |omega| forecast(&diverging, RelaxationMethod::Jacobi { omega }).unwrap();
+    let bad = forecast_of(1.0);
+    assert!((bad.spectral_radius - 1.8).abs() < 1e-9 && bad.converges == Some(false) && bad.iterations(1e-6).is_none());
+    assert!(bad.verdict().contains("diverges"), "{}", bad.verdict());
+    assert_eq!(forecast_of(0.6).converges, Some(true));
+    // Not symmetric, complex eigenvalues: +-0.5i.
+    let rotation = operator(&dense(2, &[2., 1., -1., 2.]));
+    let turning = forecast(&rotation, RelaxationMethod::Jacobi { omega: 1.0 }).unwrap();
+    assert!((turning.spectral_radius - 0.5).abs() < 1e-6, "{turning:?}");
+    assert_eq!(
+        (turning.strictly_dominant, turning.iterations(1e-6)),
+        (Some(true), Some(20))
+    );
+    let triangle = operator(&dense(2, &[2., 0., 1., 2.]));
+    assert_eq!(
+        forecast(&triangle, RelaxationMethod::Jacobi { omega: 1.0 })
+            .unwrap()
+            .iterations(1e-6),
+        Some(1)
+    );
+    let empty = operator(&Csr::identity(0).unwrap());
+    assert_eq!(
+        forecast(&empty, RelaxationMethod::Sor { omega: 1.0 })
+            .unwrap()
+            .spectral_radius,
+        0.0
+    );
+    let hole = operator(&dense(2, &[0., 1., 1., 1.]));
+    assert!(matches!(
+        forecast(&hole, RelaxationMethod::Jacobi { omega: 1.0 }),
+        Err(Error::Diagonal { row: 0, .. })
+    ));
+    assert!(matches!(
+        forecast(&a, RelaxationMethod::Jacobi { omega: 2.0 }),
+        Err(Error::Option { .. })
+    ));
+}
+
+/// The forecast against what the index says, and against what then happens.
+#[test]
+fn forecasts_come_true() {
+    let names = [
+        "bcsstk01",
+        "nos3",
+        "494_bus",
+        "gr_30_30",
+        "wathen96",
+        "ml_elasticity1",
+        "pyamg_bar",
+        "pyamg_knot",
+        "muelu_Aani",
+        "resolve_A_spd01",
+        "lap2D_5pt_n100",
+        "bcsstk14",
+        "bcsstk16",
+    ];
+    let context = Context::cpu();
+    for (name, a, entry) in shared("relaxation::forecasts_come_true", &names) {
+        let m = operator(&a);
+        let found = forecast(&m, RelaxationMethod::Jacobi { omega: 1.0 }).unwrap();
+        let radius = entry["jacobi_iteration_spectral_radius"].as_f64().unwrap();
+        println!(
+            "{name}: {} (index {radius}, {} steps, +- {:.1e})",
+            found.verdict(),
+            found.steps,
+            found.uncertainty
+        );
+        let gap = (radius - 1.0).abs();
+        assert!(
+            (found.spectral_radius - radius).abs() <= 2.0 * found.uncertainty + 0.03 * gap,
+            "{name}: {found:?} {radius}"
+        );
+        let converges = entry["plain_jacobi_sweeps_converge"].as_bool().unwrap();
+        assert!(found.converges.is_none_or(|c| c == converges), "{name}: {found:?}");
+        let b = crate::sparse::exact_vector(a.rows());
+        let solution = jacobi(
+            &context,
+            &m,
+            &b,
+            &RelaxationOptions {
+                max_iterations: Some(3000),
+                ..options(1e-6)
+            },
+        )
+        .unwrap();
+        judge(&a, &b, &solution, 1e-6, &name);
+        let diverged = matches!(
+            solution.report.outcome,
+            Outcome::Breakdown {
+                kind: Breakdown::Divergence,
+                ..
+            }
+        );
+        assert_eq!(diverged, !converges, "{name}: {:?}", solution.report.outcome);
+        if let (true, Some(predicted)) = (solution.report.converged(), found.iterations(1e-6)) {
+            let history = &solution.report.residual_history;
+            let took = history.iter().position(|&r| r <= 1e-6).unwrap();
+            println!("    predicted {predicted}, took {took}");
+            // The residual begins with faster parts; its constant is about 1.
+            let ratio = took as f64 / predicted as f64;
+            assert!((0.3..2.5).contains(&ratio), "{name}: {ratio}");
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::super::LinearOperator;
 use super::super::preconditioners::check_omega;
+use super::super::tridiagonal::Tridiagonal;
+use super::super::vector::{dot, norm};
 use super::device::{diagonal_of, inverses, matrix_of};
 use super::reference;
 use crate::error::{Error, Result};
@@ -34,7 +36,8 @@ pub struct Forecast {
     pub strictly_dominant: Option<bool>,
     /// Estimate of the spectral radius of the iteration: the factor by which a sweep shrinks the error in the long run.
     pub spectral_radius: f64,
-    /// How much the estimate still moved over the last quarter of its steps. The truth may be further off.
+    /// By Lanczos: an eigenvalue lies within this distance, though perhaps not the largest one. By power iteration: how much the
+    /// estimate still moved over the last quarter of its steps. The truth may be further off.
     pub uncertainty: f64,
     /// Sweeps, or products, that the estimate took.
     pub steps: usize,
@@ -84,10 +87,10 @@ impl Forecast {
         if self.strictly_dominant == Some(true) {
             words += "; the matrix is strictly diagonally dominant";
         }
-        if let (RelaxationMethod::Jacobi { .. }, Some(best)) = (self.method, self.best_omega) {
-            if self.converges != Some(true) {
-                words += &format!("; omega below {best:.4} converges");
-            }
+        if let (RelaxationMethod::Jacobi { .. }, Some(best), Some(false)) =
+            (self.method, self.best_omega, self.converges)
+        {
+            words += &format!("; omega below {best:.4} converges");
         }
         words
     }
@@ -199,10 +202,6 @@ struct Found {
     best_omega: Option<f64>,
 }
 
-fn norm(v: &[f64]) -> f64 {
-    v.iter().map(|v| v * v).sum::<f64>().sqrt()
-}
-
 /// Numbers that have no reason to be orthogonal to an eigenvector.
 fn begin(n: usize) -> Vec<f64> {
     let mut random = Random::new(0x5eed);
@@ -262,45 +261,6 @@ fn power(n: usize, mut iterate: impl FnMut(&mut [f64])) -> Found {
     }
 }
 
-/// Number of eigenvalues below x of a symmetric tridiagonal matrix, by Sturm's sequence.
-fn below(alpha: &[f64], beta: &[f64], x: f64) -> usize {
-    let mut count = 0;
-    let mut q = 1.0;
-    for i in 0..alpha.len() {
-        let coupling = if i == 0 { 0.0 } else { beta[i - 1] * beta[i - 1] / q };
-        q = alpha[i] - x - coupling;
-        if q == 0.0 {
-            q = f64::MIN_POSITIVE;
-        }
-        count += usize::from(q < 0.0);
-    }
-    count
-}
-
-/// Smallest and largest eigenvalue of a symmetric tridiagonal matrix.
-fn extremes(alpha: &[f64], beta: &[f64]) -> (f64, f64) {
-    let at = |i: usize| beta.get(i).copied().unwrap_or(0.0).abs();
-    let radius = |i: usize| if i == 0 { at(0) } else { at(i - 1) + at(i) };
-    let m = alpha.len();
-    let low = (0..m).map(|i| alpha[i] - radius(i)).fold(f64::INFINITY, f64::min);
-    let high = (0..m).map(|i| alpha[i] + radius(i)).fold(f64::NEG_INFINITY, f64::max);
-    let bisect = |enough: &dyn Fn(f64) -> bool| {
-        let (mut a, mut b) = (low, high);
-        for _ in 0..100 {
-            let middle = 0.5 * (a + b);
-            if enough(middle) {
-                b = middle;
-            } else {
-                a = middle;
-            }
-        }
-        0.5 * (a + b)
-    };
-    let smallest = bisect(&|x| below(alpha, beta, x) >= 1);
-    let largest = bisect(&|x| below(alpha, beta, x) >= m);
-    (smallest, largest)
-}
-
 /// The radius of I - w D^-1 A from the extreme eigenvalues of D^-1/2 A D^-1/2.
 fn lanczos(operator: &dyn LinearOperator, diagonal: &[f64], omega: f64) -> Found {
     let n = diagonal.len();
@@ -317,12 +277,11 @@ fn lanczos(operator: &dyn LinearOperator, diagonal: &[f64], omega: f64) -> Found
     let (mut v, mut old) = (begin(n), vec![0.0; n]);
     let (mut scaled, mut w) = (vec![0.0; n], vec![0.0; n]);
     let (mut alpha, mut beta): (Vec<f64>, Vec<f64>) = (Vec::new(), Vec::new());
-    let radius_of = |(low, high): (f64, f64)| (1.0 - omega * low).abs().max((1.0 - omega * high).abs());
     loop {
         scaled.iter_mut().zip(&v).zip(&root).for_each(|((s, v), d)| *s = v * d);
         operator.apply(&scaled, &mut w);
         w.iter_mut().zip(&root).for_each(|(w, d)| *w *= d);
-        let a: f64 = w.iter().zip(&v).map(|(w, v)| w * v).sum();
+        let a = dot(&w, &v);
         let b = beta.last().copied().unwrap_or(0.0);
         for i in 0..n {
             w[i] -= a * v[i] + b * old[i];
@@ -333,18 +292,22 @@ fn lanczos(operator: &dyn LinearOperator, diagonal: &[f64], omega: f64) -> Found
         // An invariant space: all that a start can see is seen.
         let complete = next <= 1e-13 * a.abs().max(b) || steps == n;
         if complete || steps == STEPS || steps % 25 == 0 {
-            let ends = extremes(&alpha, &beta);
-            let quarter = 3 * steps / 4;
-            let before = if complete || quarter == 0 {
-                ends
-            } else {
-                extremes(&alpha[..quarter], &beta[..quarter - 1])
+            let projected = Tridiagonal::new(&alpha, &beta);
+            let Some((low, high)) = projected.extremes() else {
+                return found;
+            };
+            let error = |value: f64| {
+                if complete {
+                    0.0
+                } else {
+                    next * projected.last_element(value).abs()
+                }
             };
             found = Found {
-                radius: radius_of(ends),
-                uncertainty: (radius_of(ends) - radius_of(before)).abs(),
+                radius: (1.0 - omega * low).abs().max((1.0 - omega * high).abs()),
+                uncertainty: omega * error(low).max(error(high)),
                 steps,
-                best_omega: (ends.0 > 0.0).then(|| 2.0 / (ends.0 + ends.1)),
+                best_omega: (low > 0.0).then(|| 2.0 / (low + high)),
             };
             let settled = found.uncertainty < 1e-4 * (found.radius - 1.0).abs();
             if complete || steps == STEPS || settled {

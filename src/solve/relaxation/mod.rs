@@ -47,6 +47,7 @@ pub use run::{gauss_seidel_async, jacobi_async, sor_async};
 
 #[cfg(doc)]
 use super::LinearOperator;
+use super::ReportOptions;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ pub struct RelaxationOptions {
     pub omega: f64,
     /// Goal: `||b - A x|| <= rtol ||b||`.
     pub rtol: f64,
-    /// The most sweeps; by default ten times the number of unknowns, up to 100,000.
+    /// The most sweeps; by default ten times the number of unknowns, but at least 1000 and at most 100,000.
     pub max_iterations: Option<usize>,
     /// Sweeps between two looks at the residual's norm, 1 to 1000.
     pub check_every: usize,
@@ -68,6 +69,8 @@ pub struct RelaxationOptions {
     pub x0: Option<Vec<f64>>,
     /// Whether f64 residuals on the host correct what f32 cannot reach, down to `rtol`.
     pub refine: bool,
+    /// What the report estimates; the iteration itself tells nothing about the condition.
+    pub report: ReportOptions,
     /// Called after every look at the residual's norm.
     pub progress: Option<SweepProgress>,
 }
@@ -81,6 +84,7 @@ impl Default for RelaxationOptions {
             check_every: 25,
             x0: None,
             refine: false,
+            report: ReportOptions::default(),
             progress: None,
         }
     }
@@ -95,6 +99,7 @@ impl std::fmt::Debug for RelaxationOptions {
             .field("check_every", &self.check_every)
             .field("x0", &self.x0.as_ref().map(Vec::len))
             .field("refine", &self.refine)
+            .field("report", &self.report)
             .field("progress", &self.progress.is_some())
             .finish()
     }
@@ -103,7 +108,8 @@ impl std::fmt::Debug for RelaxationOptions {
 impl RelaxationOptions {
     /// The most sweeps for n unknowns.
     pub fn iteration_limit(&self, n: usize) -> usize {
-        self.max_iterations.unwrap_or_else(|| n.saturating_mul(10).min(100_000))
+        self.max_iterations
+            .unwrap_or_else(|| n.saturating_mul(10).clamp(1000, 100_000))
     }
 
     fn check(&self, n: usize) -> Result<()> {

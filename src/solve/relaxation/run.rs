@@ -1,6 +1,7 @@
 //! Solves by relaxation, on a device and on the CPU path.
 
-use super::super::{Breakdown, LinearOperator, Outcome, Report, Solution};
+use super::super::vector::norm;
+use super::super::{Breakdown, LinearOperator, Outcome, Report, RunFacts, Solution};
 use super::device::{BoundRelaxation, Jacobi, Sor, diagonal_of, inverses, matrix_of};
 use super::kernels::groups;
 use super::{RelaxationOptions, reference};
@@ -41,17 +42,6 @@ trait Engine {
 
     /// Whether it computes in f32.
     fn single(&self) -> bool;
-}
-
-fn norm(v: &[f64]) -> f64 {
-    let largest = v
-        .iter()
-        .fold(0.0f64, |m, v| if v.is_nan() { f64::NAN } else { m.max(v.abs()) });
-    if largest == 0.0 || !largest.is_finite() {
-        return if largest == 0.0 { 0.0 } else { largest };
-    }
-    let scale = power_of_two_near(largest);
-    v.iter().map(|v| (v / scale).powi(2)).sum::<f64>().sqrt() * scale
 }
 
 /// A power of two within a factor 2 of a positive number, inside the range where its reciprocal is normal.
@@ -406,70 +396,18 @@ impl Problem<'_> {
         Ok(residual <= FLOOR * unit * (norm_a * size + 1.0))
     }
 
-    fn report(&self, state: State, outcome: Outcome, norm_b: f64, seconds: f64) -> Solution {
-        let norm_r = norm(&state.r);
-        let relative = if norm_r == 0.0 { 0.0 } else { norm_r / norm_b };
-        let largest = |v: &[f64]| v.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-        let backward = self.operator.norm_inf().map(|norm_a| {
-            let r = largest(&state.r);
-            if r == 0.0 {
-                0.0
-            } else {
-                r / (norm_a * largest(&state.x) + largest(self.b))
-            }
-        });
-        let name = match self.method {
-            Method::Jacobi => "Jacobi's method",
-            Method::Sor => "SOR",
+    fn report(&self, state: State, outcome: Outcome, single: bool, seconds: f64) -> Result<Solution> {
+        let facts = RunFacts {
+            residual_history: state.history,
+            unit_roundoff: if single { U } else { f64::EPSILON / 2.0 },
+            refinements: state.refinements,
+            seconds,
+            ..RunFacts::new(outcome, self.options.rtol, state.iterations)
         };
-        let advice = match outcome {
-            Outcome::Breakdown {
-                kind: Breakdown::Divergence,
-                ..
-            } => vec![format!(
-                "{name} diverges on this matrix: the spectral radius of its iteration is above 1. Take a smaller omega, or conjugate gradients \
-                 if the matrix is symmetric positive definite."
-            )],
-            Outcome::Breakdown {
-                kind: Breakdown::Stagnation,
-                ..
-            } if !self.options.refine => {
-                vec!["The accuracy of f32 is reached; iterative refinement goes on.".into()]
-            }
-            Outcome::Breakdown {
-                kind: Breakdown::ZeroDiagonal { row },
-                ..
-            } => vec![format!(
-                "Row {row} has no diagonal entry to divide by; reorder the rows or take another method."
-            )],
-            Outcome::IterationLimit => {
-                let from = state.history.len().saturating_sub(state.history.len() / 2 + 1);
-                let (first, last) = (state.history.get(from), state.history.last());
-                match (first, last) {
-                    (Some(first), Some(last)) if last < first => vec![format!(
-                        "{name} converges slowly here; conjugate gradients are faster if the matrix is symmetric positive definite."
-                    )],
-                    _ => vec![format!("The residual of {name} does not fall.")],
-                }
-            }
-            _ => Vec::new(),
-        };
-        Solution {
-            report: Report {
-                outcome,
-                iterations: state.iterations,
-                residual_history: state.history,
-                relative_residual: relative,
-                backward_error: backward,
-                condition_estimate: None,
-                preconditioned_condition_estimate: None,
-                forward_error_bound: None,
-                refinements: state.refinements,
-                advice,
-                seconds,
-            },
+        Ok(Solution {
+            report: Report::assess(self.operator, self.b, &state.x, &facts, &self.options.report)?,
             x: state.x,
-        }
+        })
     }
 
     fn on_host(&self) -> Result<OnHost<'_>> {
@@ -524,7 +462,7 @@ impl Problem<'_> {
                 }
             }
         };
-        Ok(self.report(state, outcome, norm_b, clock.seconds()))
+        self.report(state, outcome, context.gpu().is_some(), clock.seconds())
     }
 }
 
