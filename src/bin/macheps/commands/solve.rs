@@ -141,6 +141,12 @@ pub fn run(args: &SolveArgs) -> Outcome {
         }
     }
 
+    if ctx.gpu().is_some() && !args.refine && !report.converged() {
+        report
+            .advice
+            .push("--refine corrects the answer with residuals in f64, beyond what the device's f32 reaches".into());
+    }
+
     let body = Body {
         matrix: &args.matrix,
         rows: n,
