@@ -3,8 +3,10 @@
 // for itself, always in the same tree: nothing waits for the host. Dispatches of a system that has ended do nothing.
 //
 //   measure    largest exponent of b and A x, for the scaling of the residual
-//   residual   r = b - A x, and how far the recurrence had drifted from it
-//   judge      one workgroup a system: begins the solve, or believes or rejects what the recurrence said
+//   residual   r = b - A x at the beginning
+//   drift      how far the recurrence's r has drifted from b - A x
+//   judge      one workgroup a system: begins the solve, or believes or rejects what the recurrence says
+//   adopt      b - A x takes the place of the recurrence's r, where the judge said so
 //   update     alpha = r.z / p.Ap, d += alpha p, r -= alpha Ap              (Hestenes and Stiefel)
 //   direction  beta = r.z / (r.z before), p = z + beta p
 //   step       both of them in one, from r.u and u.Au                       (Chronopoulos and Gear)
@@ -23,8 +25,10 @@
 @group(0) @binding(9) var<storage, read_write> x_data: array<f32>;
 @group(0) @binding(10) var<storage, read> b_data: array<f32>;
 
-// Squared drift, relative to the squared residual, from which on the direction begins anew.
-const RESTART_DRIFT: f32 = 1e-3;
+// Squared drift, relative to the squared true residual, up to which that takes the recurrence's place without further ado.
+const ADOPTED_DRIFT: f32 = 1e-4;
+// Part of the squared true residual below which the recurrence's is not believed.
+const BELIEVED: f32 = 0.01;
 // Of a squared residual that is asked for, what the recurrence has to show.
 const MARGIN: f32 = 0.9;
 
@@ -138,31 +142,68 @@ fn measured_shift(inv: Invocation) -> i32 {
 @compute @workgroup_size(WG)
 fn residual(inv: Invocation) {
     let share = share_of(inv);
-    let begins = params.first == 1u;
     let measured = measured_shift(inv);
-    let s = load_state(inv.group.y, params.parity);
-    let shift = select(s.shift, measured, begins);
-    var rz = Pair4(vec4<f32>(0.0), vec4<f32>(0.0));
-    var rr = rz;
-    var drift = rz;
-    var bb = rz;
-    if begins || s.status == RUNNING || s.status == CANDIDATE {
-        for (var i = share.begin + inv.local; i < share.end; i += WG) {
-            let at = share.base + i;
-            let b = shifted(load_b(inv.group.y, i), shift);
-            let r = b - shifted(load_product(share.base, i), shift);
-            let gap = r - r_data[at];
-            r_data[at] = r;
-            let z = preconditioned(r, at);
-            keep(at, z);
-            rz = pair_add4(rz, r * z, params.zero);
-            rr = pair_add4(rr, r * r, params.zero);
-            drift = pair_add4(drift, gap * gap, params.zero);
-            bb = pair_add4(bb, b * b, params.zero);
-        }
+    let none = Pair4(vec4<f32>(0.0), vec4<f32>(0.0));
+    var rz = none;
+    var rr = none;
+    var bb = none;
+    for (var i = share.begin + inv.local; i < share.end; i += WG) {
+        let at = share.base + i;
+        let b = shifted(load_b(inv.group.y, i), measured);
+        let r = b - shifted(load_product(share.base, i), measured);
+        r_data[at] = r;
+        let z = preconditioned(r, at);
+        keep(at, z);
+        rz = pair_add4(rz, r * z, params.zero);
+        rr = pair_add4(rr, r * r, params.zero);
+        bb = pair_add4(bb, b * b, params.zero);
     }
     leave(inv, params.parity, 0u, rz, rr);
-    leave(inv, params.parity, 4u, drift, bb);
+    leave(inv, params.parity, 4u, none, bb);
+}
+
+fn true_residual(system: u32, base: u32, quad: u32, shift: i32) -> vec4<f32> {
+    return shifted(load_b(system, quad), shift) - shifted(load_product(base, quad), shift);
+}
+
+@compute @workgroup_size(WG)
+fn drift(inv: Invocation) {
+    let share = share_of(inv);
+    let s = load_state(inv.group.y, params.parity);
+    var gaps = Pair4(vec4<f32>(0.0), vec4<f32>(0.0));
+    var rr = gaps;
+    let end = select(share.begin, share.end, s.status == RUNNING || s.status == CANDIDATE);
+    for (var i = share.begin + inv.local; i < end; i += WG) {
+        let r = true_residual(inv.group.y, share.base, i, s.shift);
+        let gap = r - r_data[share.base + i];
+        gaps = pair_add4(gaps, gap * gap, params.zero);
+        rr = pair_add4(rr, r * r, params.zero);
+    }
+    leave(inv, params.parity, 4u, gaps, rr);
+}
+
+@compute @workgroup_size(WG)
+fn adopt(inv: Invocation) {
+    let share = share_of(inv);
+    let s = load_state(inv.group.y, params.parity);
+    var rz = Pair4(vec4<f32>(0.0), vec4<f32>(0.0));
+    var rr = rz;
+    let end = select(share.begin, share.end, s.adopt == 1u);
+    for (var i = share.begin + inv.local; i < end; i += WG) {
+        let at = share.base + i;
+        let r = true_residual(inv.group.y, share.base, i, s.shift);
+        r_data[at] = r;
+        let z = preconditioned(r, at);
+        keep(at, z);
+        rz = pair_add4(rz, r * z, params.zero);
+        rr = pair_add4(rr, r * r, params.zero);
+    }
+    let sum = collect(inv.local, vec4<f32>(total(rz), total(rr)));
+    if inv.local == 0u && s.adopt == 1u {
+        let at = part_word(inv.group.y, params.parity, inv.group.x);
+        store_pair(at, sum.xy);
+        store_pair(at + 2u, sum.zw);
+    }
 }
 
 @compute @workgroup_size(WG)
@@ -176,9 +217,8 @@ fn judge(inv: Invocation) {
     }
     let rz = now.x + now.y;
     let rr = now.z + now.w;
-    let drift = check.x + check.y;
     var s = load_state(system, params.parity);
-    let finite = is_finite(rz) && is_finite(rr);
+    s.adopt = 0u;
     if params.first == 1u {
         let bb = check.z + check.w;
         let empty = bb == 0.0 && is_finite(bb);
@@ -198,7 +238,7 @@ fn judge(inv: Invocation) {
         s.bb = bb;
         if empty {
             s.status = CONVERGED;
-        } else if !finite || !is_finite(bb) {
+        } else if !is_finite(rz) || !is_finite(rr) || !is_finite(bb) {
             s.status = NOT_FINITE;
         } else if rr <= s.goal {
             s.status = CONVERGED;
@@ -206,23 +246,25 @@ fn judge(inv: Invocation) {
             s.status = NOT_POSITIVE_DEFINITE;
         }
     } else if s.status == RUNNING || s.status == CANDIDATE {
-        s.rr = rr;
-        if !finite {
+        let gaps = check.x + check.y;
+        let true_rr = check.z + check.w;
+        if !is_finite(true_rr) {
             s.status = NOT_FINITE;
-        } else if rr <= s.goal {
+        } else if true_rr <= s.goal {
             s.status = CONVERGED;
+            s.rr = true_rr;
+        } else if s.status == CANDIDATE || rr < BELIEVED * true_rr {
+            // The recurrence has gone below what x can show. Once more from the true residual, as long as that helps.
+            s.stalls = select(0u, s.stalls + 1u, true_rr > 0.25 * s.best);
+            s.best = min(s.best, true_rr);
+            s.status = select(RUNNING, STAGNATION, s.stalls >= s.patience);
+            s.adopt = 1u;
+            s.restart = 1u;
         } else {
-            // Mostly drift: the residual has come down to what rounding makes of it.
-            let drifted = s.status == CANDIDATE || drift > 0.25 * rr;
-            // Step lengths take for granted that r is orthogonal to the last direction, which a residual that differs from
-            // the recurrence's is not: then the direction begins anew, or the iteration may diverge.
-            s.restart = select(s.restart, 1u, s.status == CANDIDATE || drift > RESTART_DRIFT * rr);
-            s.status = RUNNING;
-            s.stalls = select(0u, s.stalls + 1u, drifted && rr > 0.25 * s.best);
-            s.best = min(s.best, rr);
-            if s.stalls >= 3u {
-                s.status = STAGNATION;
-            }
+            // Step lengths take for granted that r is orthogonal to the last direction: a residual that differs much from the
+            // recurrence's would make the iteration diverge.
+            s.best = min(s.best, true_rr);
+            s.adopt = select(0u, 1u, gaps <= ADOPTED_DRIFT * true_rr);
         }
     }
     store_state(system, params.parity, s);

@@ -75,6 +75,14 @@ pub enum Error {
         /// The label that is ignored.
         ignore_index: Option<i64>,
     },
+    /// A NaN where values are to be put in order.
+    #[error("element {index} of {what} is NaN, which has no place in an order")]
+    NotANumber {
+        /// Which argument.
+        what: &'static str,
+        /// Flat index of the first one.
+        index: usize,
+    },
     /// Parts that are no valid compressed-row matrix.
     #[error("row {row} of a CSR matrix: {defect}")]
     Csr {

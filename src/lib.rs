@@ -65,6 +65,9 @@ pub use ops::optimizer::{
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::optimizer::{AdamWTensors, ChainAdamW, ChainSgd, SgdTensors};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::prune::prune;
+pub use ops::prune::{BoundPrune, Prune, PruneReport, PruneViews, Pruned, prune_async};
 pub use ops::reduction::{
     BoundReduction, ExactSum, Reduction, ReductionGradientViews, ReductionInput, ReductionKind, ReductionOptions,
     ReductionViews, SumMode,
@@ -75,7 +78,9 @@ pub use ops::softmax::{
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::softmax::{log_softmax, logsumexp, softmax};
 pub use ops::softmax::{log_softmax_async, logsumexp_async, softmax_async};
-pub use ops::spmv::{BoundSpmv, Spmv, SpmvOptions, SpmvStrategy};
+pub use ops::spmv::{BoundSpmv, Spmv, SpmvInput, SpmvOptions, SpmvScale, SpmvStrategy, spmm_async, spmv_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::spmv::{spmm, spmv};
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::unscale::ChainScaler;
 #[cfg(not(target_arch = "wasm32"))]

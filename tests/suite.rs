@@ -50,6 +50,8 @@ mod gpu_mixed_precision;
 mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/gpu_prune.rs"]
+mod gpu_prune;
 #[path = "suite/gpu_reduction.rs"]
 mod gpu_reduction;
 #[path = "suite/gpu_reduction_gradient.rs"]
@@ -64,6 +66,8 @@ mod gpu_robust;
 mod gpu_softmax;
 #[path = "suite/gpu_spmv.rs"]
 mod gpu_spmv;
+#[path = "suite/gpu_stencil.rs"]
+mod gpu_stencil;
 #[path = "suite/gpu_views.rs"]
 mod gpu_views;
 #[path = "suite/gpu_windows.rs"]
@@ -92,3 +96,5 @@ mod shaders;
 mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;
+#[path = "suite/stencil.rs"]
+mod stencil;

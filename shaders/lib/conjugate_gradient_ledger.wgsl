@@ -14,7 +14,8 @@ const STAGNATION: u32 = 5u;
 const LIMIT: u32 = 6u;
 
 const STATE_WORDS: u32 = 32u;
-// Words of a workgroup's parts: the pairs r.z, r.r, drift and b.b.
+// Words of a workgroup's parts: the pairs r.z, r.r; squared drift of the recurrence's residual; b.b, or later the square of the true
+// residual.
 const PART_WORDS: u32 = 8u;
 const PART_SETS: u32 = 3u;
 // Word of the third set that holds a workgroup's largest magnitude.
@@ -62,7 +63,7 @@ struct State {
     iteration: u32,
     // Whether the next direction is the preconditioned residual alone.
     restart: u32,
-    // How often in a row the residual turned out to be mostly drift.
+    // How often in a row the recurrence promised what the true residual did not keep.
     stalls: u32,
     // Whether the last update moved x.
     moved: u32,
@@ -80,6 +81,10 @@ struct State {
     best: f32,
     bb: f32,
     rtol: f32,
+    // Whether the true residual takes the place of the recurrence's.
+    adopt: u32,
+    // Rejected candidates in a row that end the solve.
+    patience: u32,
 }
 
 fn system_word(system: u32) -> u32 {
@@ -96,6 +101,7 @@ fn load_state(system: u32, side: u32) -> State {
         ledger[at], ledger[at + 1u], ledger[at + 2u], ledger[at + 3u], ledger[at + 4u], bitcast<i32>(ledger[at + 5u]),
         ledger[at + 6u], ledger[at + 7u], number(at + 8u), number(at + 9u), number(at + 10u), number(at + 11u),
         number(at + 12u), number(at + 13u), number(at + 14u), number(at + 15u),
+        ledger[at + 16u], ledger[at + 17u],
     );
 }
 
@@ -117,6 +123,8 @@ fn store_state(system: u32, side: u32, s: State) {
     ledger[at + 13u] = bitcast<u32>(s.best);
     ledger[at + 14u] = bitcast<u32>(s.bb);
     ledger[at + 15u] = bitcast<u32>(s.rtol);
+    ledger[at + 16u] = s.adopt;
+    ledger[at + 17u] = s.patience;
 }
 
 // One iteration in the history: squared residual, step length, and what the direction kept of the one before.

@@ -17,6 +17,7 @@ mod preconditioners;
 pub mod refinement;
 pub mod relaxation;
 mod report;
+pub mod stencil;
 mod sweep;
 pub mod tridiagonal;
 mod vector;
@@ -34,11 +35,13 @@ pub use preconditioners::{
 };
 pub use report::{Breakdown, Outcome, Report, Solution};
 pub use report::{ConditionEstimate, ReportOptions, RunFacts, SAFETY_FACTOR, SAFETY_FACTOR_OWN_RUN};
+pub use stencil::{Boundary, Coefficient, GridStencil, GridStencilOptions, Reaction, StencilBuffers};
 
 /// Every variant of the solvers' shaders, as a name and its WGSL, for the tests that validate and translate them.
 #[doc(hidden)]
 pub fn shader_variants() -> Vec<(String, String)> {
     let mut all = conjugate_gradient::shader_variants();
     all.extend(sweep::shader_variants());
+    all.extend(stencil::shader_variants());
     all
 }

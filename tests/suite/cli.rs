@@ -1165,6 +1165,72 @@ fn the_first_visit_lists_verifies_and_times() {
 }
 
 #[test]
+fn prunes_to_a_mask_and_a_matrix() {
+    let folder = Folder::new();
+    folder.write("x.npy", &npy_f32(&[2, 3], &[0.5, -3.0, 0.0, 2.0, -0.5, 1.0]));
+    folder.write("v.npy", &npy_f32(&[2], &[1.0, f32::NAN]));
+    let x = folder.arg("x", "x.npy");
+    let run = |more: &[&str]| -> Vec<String> {
+        ["run", "prune", "--device", "cpu", "--input", x.as_str()]
+            .iter()
+            .chain(more)
+            .map(|s| s.to_string())
+            .collect()
+    };
+    let (mask, threshold, a) = (
+        folder.arg("mask", "mask.npy"),
+        folder.arg("threshold", "t.npy"),
+        folder.arg("A", "a.mtx"),
+    );
+    let said = stdout(&succeeds(&run(&[
+        "--set",
+        "sparsity=0.5",
+        "--output",
+        &mask,
+        "--output",
+        &threshold,
+        "--output",
+        &a,
+        "--check",
+    ])));
+    assert!(
+        said.contains("3 of 6 elements kept") && said.contains("agrees"),
+        "{said}"
+    );
+    let bytes = |file: &str| std::fs::read(folder.path(file)).unwrap();
+    assert!(bytes("mask.npy").ends_with(&[0, 1, 0, 1, 0, 1]));
+    assert!(bytes("t.npy").ends_with(&0.5f32.to_le_bytes()));
+    let text = String::from_utf8(bytes("a.mtx")).unwrap();
+    assert!(text.ends_with("2 3 3\n1 2 -3e0\n2 1 2e0\n2 3 1e0\n"), "{text}");
+    refuses(&run(&[]), &["sparsity"]);
+    refuses(&run(&["--set", "sparsity=1.5"]), &["sparsity=1.5", "from 0 to 1"]);
+    let matrix = folder.arg("A", "a.npy");
+    refuses(
+        &run(&["--set", "sparsity=0.5", "--output", &matrix]),
+        &["Matrix Market"],
+    );
+    let tensor = folder.arg("mask", "mask.mtx");
+    refuses(
+        &run(&["--set", "sparsity=0.5", "--output", &tensor]),
+        &["mask.mtx", "npy"],
+    );
+    let v = folder.arg("x", "v.npy");
+    let nan = [
+        "run",
+        "prune",
+        "--device",
+        "cpu",
+        "--input",
+        v.as_str(),
+        "--set",
+        "sparsity=0.5",
+    ];
+    refuses(&nan, &["element 1 of x is NaN"]);
+    let flat = [&nan[..], &["--output", a.as_str()]].concat();
+    refuses(&flat, &["two dimensions"]);
+}
+
+#[test]
 fn unscales_tensors_by_their_names() {
     let folder = Folder::new();
     folder.write("a.npy", &npy_f32(&[2], &[3072.0, -4096.0]));

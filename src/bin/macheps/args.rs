@@ -126,7 +126,11 @@ pub struct AuditArgs {
                         \x20   ord=1|2|inf (norm), mode=pairwise|compensated|reproducible (sum, mean, dot), upstream=1\n\
                         layer_norm: input x, optional weight, bias and upstream; output y, grad; settings eps=1e-5, upstream=1\n\
                         rms_norm: the same without bias; eps=1e-6\n\
-                        unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm"
+                        unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm\n\
+                        prune: input x; output mask, threshold, A=a.mtx (of a matrix x); setting sparsity, from 0 to 1\n\
+                        spmv: input A (a.mtx, a.mtx.gz), x (also an array file b.mtx), optional y0; output y; settings alpha=1, beta=0,\n\
+                        \x20   transpose=false; --dtype is that of A, vectors are f32\n\
+                        spmm: the same with x [n, k], y0 [m, k]"
 )]
 pub struct RunArgs {
     /// The operation, one of those below

@@ -5,6 +5,7 @@
 //! take subnormal numbers for zero wherever they meet them: each product and each step of a sum may lose the smallest normal number
 //! by that, and an entry or element of x that is subnormal its whole term.
 
+pub use crate::accuracy::{MaxError, Mismatch};
 use crate::accuracy::{U, allowed};
 use crate::element::DType;
 use crate::float::Float;

@@ -18,14 +18,20 @@
 //! are split; more where the entries do not fit one storage binding.
 
 pub mod bounds;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod cases;
 pub mod cpu;
 mod kernels;
+mod oneshot;
 mod plan;
 pub mod reference;
 
 pub(crate) use kernels::Call;
 #[doc(hidden)]
 pub use kernels::shader_variants;
+pub use oneshot::{SpmvInput, SpmvScale, forward_async, spmm_async, spmv_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use oneshot::{forward, forward_checked, spmm, spmv};
 
 use crate::element::{DType, Element};
 use crate::error::{Error, Result};

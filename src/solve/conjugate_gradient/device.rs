@@ -9,6 +9,9 @@ use crate::solve::{LinearOperator, OperatorCall, Preconditioner, PreconditionerC
 
 const LABEL: &str = "conjugate_gradient";
 
+/// Times in a row that the recurrence may promise what the true residual does not keep.
+const PATIENCE: u32 = 2;
+
 /// Work in the order of its execution.
 type Work = Vec<Box<dyn Record>>;
 
@@ -399,8 +402,9 @@ impl BoundConjugateGradient {
                 .at(systems * pitch)
                 .with_strides(&[parts_pitch, 2, 1])
         });
+        let x_view = vectors(&views.x.buffer, systems, n, x_pitch).at(views.x.offset);
         // A x of the residual is wanted whatever the state; A p only while the system runs.
-        let multiply_x = || operator.bind(&gpu, &OperatorCall::new(views.x, &product_view));
+        let multiply_x = || operator.bind(&gpu, &OperatorCall::new(&x_view, &product_view));
         let multiply = || -> Result<Work> {
             let mut work = vec![operator.bind(
                 &gpu,
@@ -443,10 +447,11 @@ impl BoundConjugateGradient {
         let mut replace = vec![
             builder.work("fold", 0, false)?,
             multiply_x()?,
-            builder.work("residual", side, false)?,
+            builder.work("drift", side, false)?,
+            builder.work("judge", side, false)?,
+            builder.work("adopt", side, false)?,
         ];
         replace.extend(precondition(side, true)?);
-        replace.push(builder.work("judge", side, false)?);
         let iteration = if single {
             let mut even = multiply()?;
             even.push(builder.work("step", 0, false)?);
@@ -552,6 +557,11 @@ impl BoundConjugateGradient {
     /// # Errors
     /// [`Error::Option`] for a tolerance that is negative or not finite; a lost device.
     pub fn set_goal(&self, rtol: f64, max_iterations: usize) -> Result<()> {
+        self.set_patience(rtol, max_iterations, PATIENCE)
+    }
+
+    /// With the number of rejections in a row after which a system has stagnated; with 0, the first one ends it.
+    pub(super) fn set_patience(&self, rtol: f64, max_iterations: usize, patience: u32) -> Result<()> {
         super::check_rtol(rtol)?;
         if self.start.is_empty() {
             return Ok(());
@@ -564,6 +574,8 @@ impl BoundConjugateGradient {
                     .write(&self.ledger, (at + 7) as u64 * 4, &limit.to_le_bytes())?;
                 self.gpu
                     .write(&self.ledger, (at + 15) as u64 * 4, &(rtol as f32).to_le_bytes())?;
+                self.gpu
+                    .write(&self.ledger, (at + 17) as u64 * 4, &patience.to_le_bytes())?;
             }
         }
         Ok(())

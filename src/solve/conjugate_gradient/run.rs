@@ -193,6 +193,8 @@ struct Goal {
     rtol: f64,
     max_iterations: usize,
     second_tries: usize,
+    /// Rejections of the device's that end it, if not the usual number.
+    patience: Option<u32>,
 }
 
 impl<'a> Machine<'a> {
@@ -232,6 +234,7 @@ impl<'a> Machine<'a> {
                 rtol: options.rtol,
                 max_iterations: options.iteration_limit(n),
                 second_tries: 0,
+                patience: None,
             },
             stage: Stage::Ledger,
             recorded: 0,
@@ -279,7 +282,10 @@ impl<'a> Machine<'a> {
         }
         self.gpu.write(&self.b, 0, bytemuck::cast_slice(&b_values))?;
         self.gpu.write(&self.x, 0, bytemuck::cast_slice(&x_values))?;
-        self.bound.set_goal(goal.rtol, goal.max_iterations)?;
+        match goal.patience {
+            Some(patience) => self.bound.set_patience(goal.rtol, goal.max_iterations, patience)?,
+            None => self.bound.set_goal(goal.rtol, goal.max_iterations)?,
+        }
         self.systems = systems;
         self.goal = goal;
         self.stage = Stage::Ledger;
@@ -516,6 +522,7 @@ async fn unrefined(
         rtol: options.rtol,
         max_iterations: options.iteration_limit(n),
         second_tries: SECOND_TRIES,
+        patience: None,
     };
     let found = drive(&mut machine, waiter, system.b, system.x0, goal).await?;
     let seconds = clock.seconds();
@@ -567,6 +574,8 @@ async fn refined(
                 rtol: INNER_RTOL.max(0.1 * options.rtol),
                 max_iterations: limit - used,
                 second_tries: 0,
+                // The next correction starts from a better residual than the device has.
+                patience: Some(0),
             };
             let mut found = drive(&mut machine, waiter, r, None, goal).await?.remove(0);
             used += found.iterations();

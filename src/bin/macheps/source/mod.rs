@@ -3,6 +3,7 @@
 //! Nothing that a file says is believed before it is checked against the file's length, so a header cannot make the
 //! program allocate, and nothing here panics.
 
+pub mod market;
 mod npy;
 mod npz;
 pub mod safe;
@@ -27,10 +28,14 @@ enum Format {
     Npy,
     Npz,
     Safetensors,
+    MatrixMarket,
 }
 
 impl Format {
     fn of(path: &str) -> Option<Format> {
+        if market::is_one(path) {
+            return Some(Format::MatrixMarket);
+        }
         let extension = Path::new(path).extension()?.to_str()?;
         match extension.to_ascii_lowercase().as_str() {
             "npy" => Some(Format::Npy),
@@ -58,9 +63,14 @@ impl Source {
             .find(|(path, _)| Format::of(path).is_some())
         {
             match Format::of(path) {
-                Some(Format::Npy) => {
+                Some(format @ (Format::Npy | Format::MatrixMarket)) => {
+                    let kind = if format == Format::Npy {
+                        "an npy"
+                    } else {
+                        "a Matrix Market"
+                    };
                     return Err(Failure::usage(format!(
-                        "{path}: an npy file holds one array without a name; expected {path} without #{name}"
+                        "{path}: {kind} file holds one array without a name; expected {path} without #{name}"
                     )));
                 }
                 Some(format) => {
@@ -85,6 +95,9 @@ impl Source {
 
     /// Reads the tensor.
     pub fn read(&self) -> Outcome<Tensor> {
+        if self.format == Format::MatrixMarket {
+            return market::tensor(&self.path);
+        }
         let name = self.name.as_deref();
         let read = || -> Result<Tensor, String> {
             let (mut input, length) = open(&self.path)?;
@@ -101,6 +114,7 @@ impl Source {
                 }
                 Format::Npz => npz::read(input, name),
                 Format::Safetensors => safe::read(&mut input, length, name),
+                Format::MatrixMarket => Err("is no file of tensors".to_string()),
             }
         };
         read().map_err(|problem| Failure::file(&self.path, problem))
@@ -182,6 +196,8 @@ mod tests {
             Ok((Format::Safetensors, "a#1/x.SafeTensors".into(), Some("w.0".into())))
         );
         assert_eq!(of("x#1.npy"), Ok((Format::Npy, "x#1.npy".into(), None)));
+        assert_eq!(of("b.mtx.gz"), Ok((Format::MatrixMarket, "b.mtx.gz".into(), None)));
+        assert!(of("b.mtx#a").is_err());
         assert!(of("x.npy#a").is_err());
         assert!(of("x.txt").is_err());
         assert!(of("").is_err());

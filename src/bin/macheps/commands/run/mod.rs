@@ -7,8 +7,10 @@ mod activation;
 mod bce_with_logits;
 mod cross_entropy;
 mod layer_norm;
+mod prune;
 mod reduction;
 mod softmax;
+mod spmv;
 mod unscale;
 
 use macheps::{DType, Element};
@@ -56,6 +58,14 @@ const OPERATIONS: &[Family] = &[
         names: &["unscale"],
         run: unscale::run,
     },
+    Family {
+        names: &["prune"],
+        run: prune::run,
+    },
+    Family {
+        names: &["spmv", "spmm"],
+        run: spmv::run,
+    },
 ];
 
 pub fn run(args: &RunArgs) -> Outcome {
@@ -79,6 +89,8 @@ pub fn run(args: &RunArgs) -> Outcome {
 pub struct Call {
     op: String,
     inputs: Vec<(String, Source)>,
+    /// Inputs that are no tensors.
+    special: Vec<(String, String)>,
     settings: Vec<(String, String)>,
     outputs: Vec<(String, Destination)>,
     dtype: Option<DType>,
@@ -91,7 +103,24 @@ pub struct Call {
 impl Call {
     /// Parses a call of an operation that knows these names.
     pub fn parse(args: &RunArgs, inputs: &[&str], settings: &[&str], outputs: &[&str]) -> Outcome<Call> {
-        let inputs = pairs("input", &args.inputs, inputs)?
+        Call::parse_special(args, &[], inputs, settings, outputs)
+    }
+
+    /// The same for an operation some of whose inputs are no tensors.
+    pub fn parse_special(
+        args: &RunArgs,
+        special: &[&str],
+        inputs: &[&str],
+        settings: &[&str],
+        outputs: &[&str],
+    ) -> Outcome<Call> {
+        let given = pairs("input", &args.inputs, &[special, inputs].concat())?;
+        let (own, tensors): (Vec<_>, Vec<_>) = given.into_iter().partition(|(name, _)| special.contains(name));
+        let special = own
+            .into_iter()
+            .map(|(name, text)| (name.to_string(), text.to_string()))
+            .collect();
+        let inputs = tensors
             .into_iter()
             .map(|(name, source)| Ok((name.to_string(), Source::parse(source)?)))
             .collect::<Outcome<_>>()?;
@@ -106,6 +135,7 @@ impl Call {
         Ok(Call {
             op: args.op.clone(),
             inputs,
+            special,
             settings,
             outputs,
             dtype: args.dtype,
@@ -136,6 +166,12 @@ impl Call {
             .ok_or_else(|| Failure::usage(format!("{} needs an input {name}: --input {name}=FILE", self.op)))
     }
 
+    /// The text of an input that is no tensor, if it is given.
+    pub fn input(&self, name: &str) -> Option<&str> {
+        let given = self.special.iter().find(|(n, _)| n == name);
+        given.map(|(_, text)| text.as_str())
+    }
+
     /// Whether an output is to be written.
     pub fn writes(&self, name: &str) -> bool {
         self.outputs.iter().any(|(n, _)| n == name)
@@ -144,6 +180,25 @@ impl Call {
     /// Whether nothing is to be written: results are only summed up.
     pub fn only_shows(&self) -> bool {
         self.outputs.is_empty()
+    }
+
+    /// Refuses a Matrix Market file for any output but the matrices named, and any other file for those.
+    fn check_matrices(&self, matrices: &[&str]) -> Outcome {
+        for (name, destination) in &self.outputs {
+            let is_matrix = matches!(destination, Destination::MatrixMarket(_));
+            if is_matrix != matrices.contains(&name.as_str()) {
+                let expected = if is_matrix {
+                    "an npy or safetensors file for this output"
+                } else {
+                    "a Matrix Market file, such as a.mtx, for this output"
+                };
+                return Err(Failure::file(
+                    destination.path(),
+                    format!("expected {expected} ({name})"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The text of a setting, if it is given.
@@ -189,6 +244,12 @@ impl Call {
 
     /// Refuses outputs that cannot be written, before anything is computed; `stored` tells the type of an output.
     pub fn check_outputs(&self, stored: impl Fn(&str) -> Stored) -> Outcome {
+        self.check_outputs_with(&[], stored)
+    }
+
+    /// The same where the outputs named are sparse matrices, for Matrix Market files.
+    pub fn check_outputs_with(&self, matrices: &[&str], stored: impl Fn(&str) -> Stored) -> Outcome {
+        self.check_matrices(matrices)?;
         destination::check(&self.outputs, stored)
     }
 
@@ -216,6 +277,43 @@ impl Results {
             shape: shape.to_vec(),
             bytes: tensor::to_bytes(values),
         });
+    }
+
+    /// A result of flags.
+    pub fn booleans(&mut self, name: &str, shape: &[usize], values: &[bool]) {
+        let shown = |v: Option<&bool>| v.map_or("-".to_string(), |v| u8::from(*v).to_string());
+        let row = vec![
+            name.to_string(),
+            format!("{shape:?}"),
+            Stored::Bool.name().to_string(),
+            shown(values.iter().min()),
+            shown(values.iter().max()),
+            "0".to_string(),
+            "0".to_string(),
+        ];
+        self.rows.push((name.to_string(), row));
+        self.outputs.push(Output {
+            name: name.to_string(),
+            dtype: Stored::Bool,
+            shape: shape.to_vec(),
+            bytes: values.iter().map(|&v| u8::from(v)).collect(),
+        });
+    }
+
+    /// A sparse matrix.
+    pub fn matrix<T: Element + macheps::float::Float>(&mut self, name: &str, a: &macheps::Csr<T>) -> Outcome {
+        let mut row = summary(name, &[a.rows(), a.cols()], a.values());
+        row[1] += &format!(", {} entries", a.entries());
+        self.rows.push((name.to_string(), row));
+        let mut bytes = Vec::new();
+        macheps::sparse::matrix_market::write(&mut bytes, a)?;
+        self.outputs.push(Output {
+            name: name.to_string(),
+            dtype: T::DTYPE.into(),
+            shape: vec![a.rows(), a.cols()],
+            bytes,
+        });
+        Ok(())
     }
 
     /// A result of indices or counts.

@@ -1,0 +1,41 @@
+//! Matrix Market files: matrices, and vectors among the other inputs.
+
+use std::path::Path;
+
+use macheps::Csr;
+use macheps::sparse::matrix_market::{self, Matrix};
+
+use crate::failure::{Failure, Outcome};
+use crate::tensor::{Stored, Tensor};
+
+/// Whether a path is that of a Matrix Market file: `.mtx` or `.mtx.gz`.
+pub fn is_one(path: &str) -> bool {
+    let lower = path.to_ascii_lowercase();
+    lower.ends_with(".mtx") || lower.ends_with(".mtx.gz")
+}
+
+/// A sparse matrix.
+pub fn matrix(path: &str) -> Outcome<Csr<f64>> {
+    if !is_one(path) {
+        return Err(Failure::usage(format!(
+            "{path}: unknown kind of matrix; expected a.mtx or a.mtx.gz"
+        )));
+    }
+    Ok(matrix_market::read_file(path)?
+        .to_csr()
+        .map_err(|e| Failure::file(Path::new(path), e))?)
+}
+
+/// A dense array as a tensor: `[n]` for one column, else `[rows, columns]`.
+pub fn tensor(path: &Path) -> Outcome<Tensor> {
+    let contents = matrix_market::read_file(path)?;
+    let (shape, values) = match &contents.matrix {
+        Matrix::Array(dense) if dense.cols() != 1 => (vec![dense.rows(), dense.cols()], dense.values().to_vec()),
+        _ => {
+            let values = contents.to_vector().map_err(|e| Failure::file(path, e))?;
+            (vec![values.len()], values)
+        }
+    };
+    let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor::new(shape, Stored::F64, bytes, false, false).map_err(|e| Failure::file(path, e))
+}
