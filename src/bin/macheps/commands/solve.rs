@@ -9,7 +9,7 @@ use macheps::solve::{
     Breakdown, ConditionEstimate, CsrOperator, Identity, IncompleteCholesky, JacobiPreconditioner, LinearOperator,
     Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor,
 };
-use macheps::sparse::{Csr, Narrowing, matrix_market};
+use macheps::sparse::{Csr, Narrowing};
 use macheps::{DType, bf16, f16};
 use serde::Serialize;
 
@@ -20,9 +20,9 @@ use crate::destination::{self, Destination, Output};
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::report::{Document, is_stdout};
-use crate::source::Source;
+use crate::source::{Source, market};
 use crate::table;
-use crate::tensor::{Stored, Tensor};
+use crate::tensor::Stored;
 
 /// Multiplications that estimating the condition of A may cost: a few seconds.
 const ESTIMATE: f64 = 4e9;
@@ -297,9 +297,7 @@ impl Plan {
 
 /// The square matrix of a file, shifted.
 fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
-    let matrix = matrix_market::read_file(path)?
-        .to_csr()
-        .map_err(|e| Failure::file(Path::new(path), e))?;
+    let matrix = market::matrix(path)?;
     if matrix.rows() != matrix.cols() {
         return Err(Failure::file(
             Path::new(path),
@@ -314,16 +312,8 @@ fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
 
 /// A vector of n finite numbers.
 fn read_vector(option: &str, text: &str, n: usize) -> Outcome<Vec<f64>> {
-    let lower = text.to_ascii_lowercase();
-    let (shape, values) = if lower.ends_with(".mtx") || lower.ends_with(".mtx.gz") {
-        let contents = matrix_market::read_file(text)?;
-        let values = contents.to_vector().map_err(|e| Failure::file(Path::new(text), e))?;
-        (vec![values.len()], values)
-    } else {
-        let tensor: Tensor = Source::parse(text)?.read()?;
-        let values = tensor.to_f64();
-        (tensor.shape, values)
-    };
+    let tensor = Source::parse(text)?.read()?;
+    let (values, shape) = (tensor.to_f64(), tensor.shape);
     let columns = shape.iter().skip(1).product::<usize>();
     if values.len() != n || columns != 1 {
         return Err(Failure::usage(format!(
