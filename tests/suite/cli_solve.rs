@@ -369,6 +369,15 @@ fn solve_on_devices() {
         "1e-12",
     ]);
     let want = read_f64(&folder, "want.npy");
+    folder.write(
+        "b.npy",
+        &npy_f64(&(0..20).map(|i| 1.0 / (3.0 + f64::from(i))).collect::<Vec<_>>()),
+    );
+    let (a, b, x) = (at("a.mtx"), at("b.npy"), at("beyond.npy"));
+    succeeds(&[
+        "solve", &a, "--rhs", &b, "--device", "cpu", "--output", &x, "--rtol", "1e-12",
+    ]);
+    let beyond = read_f64(&folder, "beyond.npy");
     for (index, info) in macheps::devices().iter().enumerate() {
         if info.kind == macheps::DeviceKind::Cpu {
             continue;
@@ -392,9 +401,11 @@ fn solve_on_devices() {
             assert!(report["relative_residual"].as_f64().unwrap() <= report["rtol"].as_f64().unwrap());
             near(&read_f64(&folder, "x.npy"), &want, 1e-5);
         }
-        // Beyond f32: exit code 1, the best x, and what to do about it.
-        let (a, x) = (at("a.mtx"), at("x.npy"));
-        let output = macheps(&["solve", &a, "--rtol", "1e-9", "--device", &device, "--output", &x]);
+        // Beyond f32: exit code 1, the best x, and what to do about it. The solution for ones would be one of integers.
+        let (a, b, x) = (at("a.mtx"), at("b.npy"), at("x.npy"));
+        let output = macheps(&[
+            "solve", &a, "--rhs", &b, "--rtol", "1e-9", "--device", &device, "--output", &x,
+        ]);
         let text = stdout(&output);
         assert_eq!(code(&output), 1, "{}: {text}", info.label());
         assert!(
@@ -402,6 +413,6 @@ fn solve_on_devices() {
             "{}: {text}",
             info.label()
         );
-        near(&read_f64(&folder, "x.npy"), &parabola(), 1e-3);
+        near(&read_f64(&folder, "x.npy"), &beyond, 1e-3);
     }
 }

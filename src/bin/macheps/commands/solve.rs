@@ -488,7 +488,7 @@ fn text(device: &Device, body: &Body) -> String {
         "{}\nSolved on {}:\n{}",
         subject(body),
         device.adapter(),
-        table::table(&[("", false), ("", false)], rows)
+        table::table(&[("report", false), ("", false)], rows)
     );
     for advice in body.advice {
         text += &format!("\nAdvice: {advice}.");
