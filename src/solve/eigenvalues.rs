@@ -343,10 +343,8 @@ impl<'a> Products<'a> {
         if complete && options.method == EigenMethod::Lanczos {
             return Ok(self.found(ritz, krylov.steps(), tolerance));
         }
-        if !indefinite {
-            if let Some(found) = self.by_inverse(options)? {
-                return Ok(found);
-            }
+        if !indefinite && let Some(found) = self.by_inverse(options)? {
+            return Ok(found);
         }
         // An eigenvalue at the far end of the spectrum, or one that no solve comes near: by A itself, as far as it goes.
         self.krylov(&mut krylov, options.steps, |k| settled.look(k.smallest(), k.steps()))?;

@@ -356,6 +356,28 @@ fn solve_on_devices() {
     let folder = Folder::new();
     chain(&folder, "a.mtx");
     let at = |name: &str| folder.path(name).display().to_string();
+    succeeds(&[
+        "solve",
+        &at("a.mtx"),
+        "--shift",
+        "1",
+        "--device",
+        "cpu",
+        "--output",
+        &at("want.npy"),
+        "--rtol",
+        "1e-12",
+    ]);
+    let want = read_f64(&folder, "want.npy");
+    folder.write(
+        "b.npy",
+        &npy_f64(&(0..20).map(|i| 1.0 / (3.0 + f64::from(i))).collect::<Vec<_>>()),
+    );
+    let (a, b, x) = (at("a.mtx"), at("b.npy"), at("beyond.npy"));
+    succeeds(&[
+        "solve", &a, "--rhs", &b, "--device", "cpu", "--output", &x, "--rtol", "1e-12",
+    ]);
+    let beyond = read_f64(&folder, "beyond.npy");
     for (index, info) in macheps::devices().iter().enumerate() {
         if info.kind == macheps::DeviceKind::Cpu {
             continue;
@@ -368,13 +390,29 @@ fn solve_on_devices() {
             &["--refine", "--rtol", "1e-12"],
         ] {
             let (a, x, r) = (at("a.mtx"), at("x.npy"), at("r.json"));
-            let mut all = vec!["solve", &a, "--device", &device, "--output", &x, "--json", &r];
+            // Shifted, since f32 does not reach 1e-6 where x is fifty times b.
+            let mut all = vec![
+                "solve", &a, "--shift", "1", "--device", &device, "--output", &x, "--json", &r,
+            ];
             all.extend(more);
             let output = macheps(&all);
             assert_eq!(code(&output), 0, "{} {more:?}: {}", info.label(), stderr(&output));
             let report = json(&folder, "r.json");
             assert!(report["relative_residual"].as_f64().unwrap() <= report["rtol"].as_f64().unwrap());
-            near(&read_f64(&folder, "x.npy"), &parabola(), 1e-3);
+            near(&read_f64(&folder, "x.npy"), &want, 1e-5);
         }
+        // Beyond f32: exit code 1, the best x, and what to do about it. The solution for ones would be one of integers.
+        let (a, b, x) = (at("a.mtx"), at("b.npy"), at("x.npy"));
+        let output = macheps(&[
+            "solve", &a, "--rhs", &b, "--rtol", "1e-9", "--device", &device, "--output", &x,
+        ]);
+        let text = stdout(&output);
+        assert_eq!(code(&output), 1, "{}: {text}", info.label());
+        assert!(
+            text.contains("stagnation") && text.contains("--refine"),
+            "{}: {text}",
+            info.label()
+        );
+        near(&read_f64(&folder, "x.npy"), &beyond, 1e-3);
     }
 }

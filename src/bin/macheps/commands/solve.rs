@@ -9,7 +9,7 @@ use macheps::solve::{
     Breakdown, ConditionEstimate, CsrOperator, Identity, IncompleteCholesky, JacobiPreconditioner, LinearOperator,
     Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor,
 };
-use macheps::sparse::{Csr, Narrowing, matrix_market};
+use macheps::sparse::{Csr, Narrowing};
 use macheps::{DType, bf16, f16};
 use serde::Serialize;
 
@@ -20,9 +20,9 @@ use crate::destination::{self, Destination, Output};
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::report::{Document, is_stdout};
-use crate::source::Source;
+use crate::source::{Source, market};
 use crate::table;
-use crate::tensor::{Stored, Tensor};
+use crate::tensor::Stored;
 
 /// Multiplications that estimating the condition of A may cost: a few seconds.
 const ESTIMATE: f64 = 4e9;
@@ -139,6 +139,12 @@ pub fn run(args: &SolveArgs) -> Outcome {
                 .advice
                 .push("the condition of A itself was not estimated: that would take longer than a few seconds".into());
         }
+    }
+
+    if ctx.gpu().is_some() && !args.refine && !report.converged() {
+        report
+            .advice
+            .push("--refine corrects the answer with residuals in f64, beyond what the device's f32 reaches".into());
     }
 
     let body = Body {
@@ -291,9 +297,7 @@ impl Plan {
 
 /// The square matrix of a file, shifted.
 fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
-    let matrix = matrix_market::read_file(path)?
-        .to_csr()
-        .map_err(|e| Failure::file(Path::new(path), e))?;
+    let matrix = market::matrix(path)?;
     if matrix.rows() != matrix.cols() {
         return Err(Failure::file(
             Path::new(path),
@@ -308,16 +312,8 @@ fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
 
 /// A vector of n finite numbers.
 fn read_vector(option: &str, text: &str, n: usize) -> Outcome<Vec<f64>> {
-    let lower = text.to_ascii_lowercase();
-    let (shape, values) = if lower.ends_with(".mtx") || lower.ends_with(".mtx.gz") {
-        let contents = matrix_market::read_file(text)?;
-        let values = contents.to_vector().map_err(|e| Failure::file(Path::new(text), e))?;
-        (vec![values.len()], values)
-    } else {
-        let tensor: Tensor = Source::parse(text)?.read()?;
-        let values = tensor.to_f64();
-        (tensor.shape, values)
-    };
+    let tensor = Source::parse(text)?.read()?;
+    let (values, shape) = (tensor.to_f64(), tensor.shape);
     let columns = shape.iter().skip(1).product::<usize>();
     if values.len() != n || columns != 1 {
         return Err(Failure::usage(format!(
@@ -492,7 +488,7 @@ fn text(device: &Device, body: &Body) -> String {
         "{}\nSolved on {}:\n{}",
         subject(body),
         device.adapter(),
-        table::table(&[("", false), ("", false)], rows)
+        table::table(&[("report", false), ("", false)], rows)
     );
     for advice in body.advice {
         text += &format!("\nAdvice: {advice}.");
