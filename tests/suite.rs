@@ -81,3 +81,5 @@ mod reproducible;
 mod shaders;
 #[path = "suite/sparse.rs"]
 mod sparse;
+#[path = "suite/spmv.rs"]
+mod spmv;
