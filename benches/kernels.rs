@@ -12,7 +12,9 @@ use macheps::bench::{Prepared, Workload};
 use macheps::ops::layer_norm::bounds::Quantity as NormQuantity;
 use macheps::ops::softmax::bounds::Quantity;
 use macheps::ops::softmax::cases::Case as SoftmaxCase;
-use macheps::ops::{activation, audit, bce_with_logits, cross_entropy, layer_norm, optimizer, reduction, unscale};
+use macheps::ops::{
+    activation, audit, bce_with_logits, cross_entropy, layer_norm, optimizer, reduction, spmv, unscale,
+};
 use macheps::{ActivationKind, Context, ContextOptions, DType, DeviceSelector, LossKind, NormKind, ReductionKind};
 use macheps::{SoftmaxKind, SumMode};
 use std::time::{Duration, Instant};
@@ -144,6 +146,9 @@ fn cases() -> Vec<Box<dyn Workload>> {
         }));
     }
     for case in optimizer::cases::bench_cases(true) {
+        all.push(Box::new(case));
+    }
+    for case in spmv::cases::bench_cases(true) {
         all.push(Box::new(case));
     }
     all

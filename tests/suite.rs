@@ -100,5 +100,7 @@ mod shaders;
 mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;
+#[path = "suite/spmv.rs"]
+mod spmv;
 #[path = "suite/stencil.rs"]
 mod stencil;

@@ -553,8 +553,9 @@ macro_rules! float {
 }
 // `half` drops the lower half of an f64's significand, or rounds twice where the CPU converts: hence the odd f32 between.
 float!(f16, u16, Format::F16, f16::to_f64, |v| f16::from_f32(round_to_odd(v)));
-float!(bf16, u16, Format::BF16, bf16::to_f64, |v| bf16::from_f32(round_to_odd(
-    v
-)));
+// By way of f32, which is one shift.
+float!(bf16, u16, Format::BF16, |v: bf16| f64::from(v.to_f32()), |v| {
+    bf16::from_f32(round_to_odd(v))
+});
 float!(f32, u32, Format::F32, f64::from, |v| v as f32);
 float!(f64, u64, Format::F64, |v| v, |v| v);

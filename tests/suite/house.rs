@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &str)] = &[
     // Cases are where an operation tells `verify` and `bench` what to try.
     (
         "cases",
-        "error element rows accuracy random sparse gpu reference context tensor job ops solve verify",
+        "error float element rows accuracy random sparse gpu reference context tensor job ops solve verify",
     ),
     (
         "verify",

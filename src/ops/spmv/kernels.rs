@@ -155,6 +155,7 @@ fn layout(capabilities: &Capabilities, row_ptr: &[u32], strategy: SpmvStrategy) 
         team: (mean / 2).next_power_of_two().clamp(2, workgroup.min(32)),
         piece: 4096.max(longest.div_ceil(workgroup * LANE_RECORDS)),
         lane_entries: if software { 64 } else { 4 },
+        per_lane: if software { 8 } else { 4 },
         tile_rows: if software { 512 } else { 1024 },
         tile_entries: 8192,
         window_entries: capabilities.max_binding / 4 - 64,

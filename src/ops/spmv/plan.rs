@@ -25,6 +25,8 @@ pub(super) struct Layout {
     pub piece: u32,
     /// Entries that a lane takes before a wider team is worth its barriers.
     pub lane_entries: u32,
+    /// Entries that each lane of a team should have.
+    pub per_lane: u32,
     /// Neighbouring rows among which rows may change places, and entries after which no more are taken.
     pub tile_rows: usize,
     pub tile_entries: u64,
@@ -79,7 +81,7 @@ impl Layout {
             SpmvStrategy::Row => 0,
             SpmvStrategy::Team => self.team.ilog2(),
             SpmvStrategy::Balanced if len <= self.lane_entries => 0,
-            SpmvStrategy::Balanced => len.div_ceil(8).next_power_of_two().clamp(1, wide).ilog2(),
+            SpmvStrategy::Balanced => len.div_ceil(self.per_lane).next_power_of_two().clamp(1, wide).ilog2(),
         }
     }
 }
@@ -124,13 +126,18 @@ pub(super) fn plan(row_ptr: &[u32], layout: &Layout) -> Result<Plan> {
         if let Some(order) = &mut order {
             order.extend_from_slice(&places);
         }
-        // Runs of rows with teams of one size.
+        // Runs of rows with teams of one size. Rows that keep their places have one size for all: runs would be short.
+        let alike = order.is_none().then(|| {
+            let entries: u32 = row_ptr[first] - row_ptr[begin];
+            layout.shift(entries.div_ceil((first - begin).max(1) as u32), layout.workgroup)
+        });
+        let shift_of = |row: u32| alike.unwrap_or_else(|| layout.shift(len(row as usize), layout.workgroup));
         let mut at = 0;
         while at < places.len() {
-            let shift = layout.shift(len(places[at] as usize), layout.workgroup);
+            let shift = shift_of(places[at]);
             let run = places[at..]
                 .iter()
-                .position(|&row| layout.shift(len(row as usize), layout.workgroup) != shift)
+                .position(|&row| shift_of(row) != shift)
                 .map_or(places.len(), |k| at + k);
             let teams = (layout.workgroup >> shift) as usize;
             let iterations = places[at..run]
@@ -219,7 +226,7 @@ fn uneven(row_ptr: &[u32], layout: &Layout) -> bool {
         spent += (u64::from(longest) + 2) * count;
         needed += sum;
     }
-    spent > needed + needed / 4
+    spent > needed + needed / 8
 }
 
 /// Cuts the blocks into dispatches.
