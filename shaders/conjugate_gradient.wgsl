@@ -29,6 +29,8 @@
 const ADOPTED_DRIFT: f32 = 1e-4;
 // Part of the squared true residual below which the recurrence's is not believed.
 const BELIEVED: f32 = 0.01;
+// Part of u.Au by which p.Ap has to be negative to be believed so.
+const NEGATIVE: f32 = 1e-3;
 // Of a squared residual that is asked for, what the recurrence has to show.
 const MARGIN: f32 = 0.9;
 
@@ -382,8 +384,11 @@ fn step(inv: Invocation) {
             s.status = LIMIT;
         } else if delta <= 0.0 || rz <= 0.0 {
             s.status = NOT_POSITIVE_DEFINITE;
+        } else if curvature < -NEGATIVE * delta {
+            // p.Ap by the recurrence, and by more than rounding.
+            s.status = NOT_POSITIVE_DEFINITE;
         } else if curvature <= 0.0 || !is_finite(alpha) {
-            // u.Au > 0, so this is the recurrence's rounding: the direction begins anew.
+            // Rounding, where u.Au is what the last direction had: the direction begins anew.
             s.restart = 1u;
             s.stalls += 1u;
             if s.stalls >= 3u {

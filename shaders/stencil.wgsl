@@ -32,9 +32,10 @@ struct Params {
     dot: u32,
     // Always 0; the compiler must not know (see bits.wgsl).
     zero: u32,
-    spare0: u32,
-    spare1: u32,
-    spare2: u32,
+    // Elements from one vector to the next, and from the parts of one vector to those of the next.
+    x_pitch: u32,
+    y_pitch: u32,
+    dot_pitch: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -101,8 +102,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let cells = params.size.w;
-    let first = params.x + group.y * cells;
-    let written = params.y + group.y * cells;
+    let first = params.x + group.y * params.x_pitch;
+    let written = params.y + group.y * params.y_pitch;
     let begin = group.x * params.block;
     let end = min(cells, begin + params.block);
     var cell = begin + local;

@@ -19,7 +19,7 @@ struct Params {
     row_base: u32,
     b_base: u32,
     y_base: u32,
-    // Elements of a vector, and vectors.
+    // Unknowns, and vectors.
     n: u32,
     vectors: u32,
     grid_x: u32,
@@ -29,9 +29,10 @@ struct Params {
     flags: u32,
     keep: f32,
     weight: f32,
-    spare_0: u32,
-    spare_1: u32,
-    spare_2: u32,
+    // Elements from one vector to the next.
+    b_pitch: u32,
+    y_pitch: u32,
+    spare: u32,
 }
 
 struct Row {
@@ -87,10 +88,10 @@ fn term_below(k: u32, length: u32, at: u32, origin: u32) -> f32 {
 
 fn relax(row: Row, vector: u32, sum: f32) {
     let zero = params.zero;
-    let at = params.y_base + vector * params.n + row.row;
+    let at = params.y_base + vector * params.y_pitch + row.row;
     var rest = -sum;
     if (params.flags & 1u) != 0u {
-        rest = opaque(b[params.b_base + vector * params.n + row.row] - sum, zero);
+        rest = opaque(b[params.b_base + vector * params.b_pitch + row.row] - sum, zero);
     }
     var relaxed = opaque(opaque(params.weight * row.inverse, zero) * rest, zero);
     // Without it y may hold anything yet.
@@ -111,7 +112,7 @@ fn rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = rows_data[params.row_base + number];
     let length = row.length & 0xffffu;
     let step = row.length >> 16u;
-    let origin = params.y_base + at.x * params.n;
+    let origin = params.y_base + at.x * params.y_pitch;
     var first = row.first - params.entry_base;
     var even = vec4<f32>(0.0);
     var odd = vec4<f32>(0.0);
@@ -152,7 +153,7 @@ fn teams(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_inde
     let row = rows_data[params.row_base + min(at.y, params.count - 1u)];
     let length = select(0u, row.length, live);
     let first = row.first - params.entry_base;
-    let origin = params.y_base + at.x * params.n;
+    let origin = params.y_base + at.x * params.y_pitch;
     var sum = vec2<f32>(0.0, 0.0);
     for (var k = local; k < length; k += TEAM) {
         sum = pair_add(sum, opaque(term(first + k, origin), zero), zero);

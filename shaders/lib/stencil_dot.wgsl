@@ -17,7 +17,7 @@ fn leave(sum: vec2<f32>, block: u32, vector: u32, local: u32) {
         workgroupBarrier();
     }
     if local == 0u {
-        let at = params.dot + 2u * (vector * params.blocks + block);
+        let at = params.dot + vector * params.dot_pitch + 2u * block;
         dot_data[at] = shared_sums[0].x;
         dot_data[at + 1u] = shared_sums[0].y;
     }

@@ -9,7 +9,6 @@ use crate::element::DType;
 use crate::error::{CsrDefect, Error, Result};
 use crate::gpu::source::lib;
 use crate::gpu::{Bind, BufferView, Dispatches, Gpu, grid, lock};
-use crate::rows::contiguous_strides;
 use crate::sparse::Csr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -44,7 +43,9 @@ pub(crate) struct Params {
     flags: u32,
     keep: f32,
     weight: f32,
-    spare: [u32; 3],
+    b_pitch: u32,
+    y_pitch: u32,
+    spare: u32,
 }
 
 #[repr(C)]
@@ -93,13 +94,15 @@ pub(crate) struct Step {
     pub with_b: bool,
 }
 
-/// A vector or several of them, contiguous, as a kernel finds them.
+/// A vector or several of them, each contiguous, as a kernel finds them.
 pub(crate) struct Vectors {
     bind: Bind,
     /// Element of the binding at which they begin.
     pub base: u32,
     /// How many there are.
     pub count: u32,
+    /// Elements from one to the next.
+    pub pitch: u32,
 }
 
 impl Vectors {
@@ -120,13 +123,16 @@ impl Vectors {
                 got: view.dtype(),
             });
         }
-        if view.strides != contiguous_strides(shape) && count * n > 1 {
+        let stride = view.strides.last().copied().unwrap_or(1);
+        if stride != 1 && n > 1 || view.strides.len() != shape.len() {
             return Err(Error::shape(
                 format!("strides of {what}"),
-                format!("{:?}, contiguous", contiguous_strides(shape)),
+                "contiguous vectors",
                 format!("{:?}", view.strides),
             ));
         }
+        let pitch = if count > 1 { view.strides[0] } else { n };
+        let span = count.saturating_sub(1) * pitch + n;
         if written {
             view.check_writable(what)?;
         } else {
@@ -135,13 +141,13 @@ impl Vectors {
         let capabilities = gpu.capabilities();
         let begin = view.offset as u64 * 4;
         let offset = begin / capabilities.storage_alignment * capabilities.storage_alignment;
-        let size = (begin + (count * n) as u64 * 4 - offset).max(4);
+        let size = (begin + span as u64 * 4 - offset).max(4);
         within(
             "bytes of the vectors in one storage binding",
             size,
             capabilities.max_binding,
         )?;
-        within("elements of the vectors", (count * n) as u64, u64::from(u32::MAX))?;
+        within("elements of the vectors", span as u64, u64::from(u32::MAX))?;
         Ok(Vectors {
             bind: Bind {
                 name: what,
@@ -151,7 +157,21 @@ impl Vectors {
             },
             base: ((begin - offset) / 4) as u32,
             count: count as u32,
+            pitch: pitch as u32,
         })
+    }
+
+    /// The same, if nothing lies between them.
+    pub(crate) fn side_by_side(self, what: &'static str, n: usize) -> Result<Vectors> {
+        if self.pitch as usize == n {
+            return Ok(self);
+        }
+        let got = format!("one every {}", self.pitch);
+        Err(Error::shape(
+            format!("vectors of {what}"),
+            format!("one every {n} elements"),
+            got,
+        ))
     }
 
     /// Whether both lie in one buffer.
@@ -371,7 +391,9 @@ impl Uploaded {
                     flags: u32::from(step.with_b) | u32::from(active.is_some()) << 1,
                     keep: step.keep as f32,
                     weight: step.weight as f32,
-                    spare: [0; 3],
+                    b_pitch: b.pitch,
+                    y_pitch: y.pitch,
+                    spare: 0,
                 };
                 let mut bindings = vec![rows, entries, b.named("b"), y.named("y")];
                 // Something has to be bound; without the flag it is not read.

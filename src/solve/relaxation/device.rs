@@ -294,8 +294,8 @@ impl Residual {
         use wgpu::BufferUsages as U;
         let n = operator.size();
         check_apart(b, x)?;
-        let b = Vectors::of(gpu, b, "b", n, false)?;
-        let own = Vectors::of(gpu, x, "x", n, true)?;
+        let b = Vectors::of(gpu, b, "b", n, false)?.side_by_side("b", n)?;
+        let own = Vectors::of(gpu, x, "x", n, true)?.side_by_side("x", n)?;
         check_counts(&b, &own)?;
         let bytes = (n as u64).saturating_mul(u64::from(own.count)).saturating_mul(4);
         let q_buffer = gpu.create_buffer(

@@ -54,7 +54,9 @@ struct Params {
     y: u32,
     dot: u32,
     zero: u32,
-    spare: [u32; 3],
+    x_pitch: u32,
+    y_pitch: u32,
+    dot_pitch: u32,
 }
 
 /// What a stencil's coefficients are stored in on a device, each where it is not constant. All are storage buffers; those made by
@@ -230,11 +232,14 @@ fn vectors(what: &'static str, view: &BufferView, size: usize) -> Result<usize> 
     Ok(count)
 }
 
+/// Everything but the step from vector to vector has to be contiguous.
 fn check_contiguous(what: &'static str, view: &BufferView) -> Result<()> {
+    let expected = contiguous_strides(&view.shape);
+    let free = usize::from(view.shape.len() > 1);
     // Strides of dimensions of one element do not matter.
     let same = |((size, a), b): ((&usize, &usize), &usize)| *size <= 1 || a == b;
-    let expected = contiguous_strides(&view.shape);
-    if view.strides.len() == expected.len() && view.shape.iter().zip(&view.strides).zip(&expected).all(same) {
+    let inner = view.shape.iter().zip(&view.strides).zip(&expected).skip(free);
+    if view.strides.len() == expected.len() && { inner }.all(same) {
         return Ok(());
     }
     Err(Error::shape(
@@ -244,10 +249,19 @@ fn check_contiguous(what: &'static str, view: &BufferView) -> Result<()> {
     ))
 }
 
-/// Binds a contiguous view; gives the element of the binding at which it begins.
+/// Binds a view; gives the element of the binding at which it begins.
 fn part(gpu: &Gpu, name: &'static str, view: &BufferView) -> Result<(Bind, u32)> {
     let alignment = gpu.capabilities().storage_alignment;
-    let count: usize = view.shape.iter().product();
+    let last = view
+        .shape
+        .iter()
+        .zip(&view.strides)
+        .map(|(size, stride)| size.saturating_sub(1) * stride);
+    let count = if view.shape.contains(&0) {
+        0
+    } else {
+        last.sum::<usize>() + 1
+    };
     // Nothing is read of an empty view, but a binding has a size.
     let at = if count == 0 { 0 } else { view.offset as u64 * 4 };
     let begin = at / alignment * alignment;
@@ -341,17 +355,18 @@ pub(crate) fn bind(
     }
 
     let mut bindings = Vec::new();
-    let mut bases = [0u32; 3];
+    let (mut bases, mut pitches) = ([0u32; 3], [0u32; 3]);
     let views = [
         ("x_data", Some(call.x)),
         ("y_data", Some(call.y)),
         ("dot_data", call.dot),
     ];
-    for ((name, view), base) in views.into_iter().zip(&mut bases) {
+    for (i, (name, view)) in views.into_iter().enumerate() {
         if let Some(view) = view {
             let (bind, at) = part(gpu, name, view)?;
             bindings.push(bind);
-            *base = at;
+            bases[i] = at;
+            pitches[i] = if count > 1 { view.strides[0] as u32 } else { 0 };
         }
     }
     let stored = [
@@ -420,7 +435,9 @@ pub(crate) fn bind(
         y: bases[1],
         dot: bases[2],
         zero: 0,
-        spare: [0; 3],
+        x_pitch: pitches[0],
+        y_pitch: pitches[1],
+        dot_pitch: pitches[2],
     };
     let kernel = gpu.kernel("grid stencil", &variant.source(), "main")?;
     let mut dispatches = Dispatches::new(gpu, "grid stencil");
