@@ -510,8 +510,8 @@ fn solves_on_the_cpu() {
 #[test]
 fn edges_of_solves() {
     let context = Context::cpu();
-    let solvers: [fn(&Context, &dyn LinearOperator, &[f64], &RelaxationOptions) -> macheps::Result<Solution>; 3] =
-        [jacobi, gauss_seidel, sor];
+    type Solve = fn(&Context, &dyn LinearOperator, &[f64], &RelaxationOptions) -> macheps::Result<Solution>;
+    let solvers: [Solve; 3] = [jacobi, gauss_seidel, sor];
     for solve in solvers {
         let nothing = solve(&context, &operator(&Csr::identity(0).unwrap()), &[], &options(1e-6)).unwrap();
         assert!(nothing.report.converged() && nothing.x.is_empty());
