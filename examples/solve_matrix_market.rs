@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         options.refine = true;
         let refined = conjugate_gradient(&ctx, &system, &options)?;
 
-        for (name, solution) in [("f32", &plain), ("refined", &refined)] {
+        for (name, solution) in [("plain", &plain), ("refined", &refined)] {
             let report = &solution.report;
             println!(
                 "{:>22} {name:>8}: {:?} after {} iterations, relative residual {:.1e}, condition {}, error at most about {}: {} digits",

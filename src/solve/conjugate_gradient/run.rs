@@ -8,12 +8,14 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::float::{frexp, ldexp};
 use crate::gpu::{BufferView, Gpu, Readback};
-use crate::solve::refinement::{Correction, RefinementOptions, refine_async};
+use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async};
 use crate::solve::vector;
 use crate::solve::{
-    Breakdown, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts, Solution,
+    Breakdown, CsrOperator, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts,
+    Solution,
 };
 use futures::FutureExt;
+use std::sync::OnceLock;
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Instant;
 
@@ -22,6 +24,9 @@ const SECOND_TRIES: usize = 3;
 
 /// What an inner solve of a refinement is asked for: more would be lost in f32.
 const INNER_RTOL: f64 = 1e-5;
+
+/// A correction that leaves more than this of the residual is no use: A rounded to f32 is then singular or indefinite, or nearly so.
+const GAINED: f64 = 0.1;
 
 /// Checks a call and says how many systems it has.
 fn check(system: &LinearSystem<'_>, options: &CgOptions) -> Result<usize> {
@@ -554,7 +559,11 @@ async fn refined(
 ) -> Result<Vec<Solution>> {
     let n = system.operator.size();
     let none = Identity::new(n);
-    let mut machine = Machine::new(gpu, system.operator, system.preconditioner.unwrap_or(&none), options, 1)?;
+    let m = system.preconditioner.unwrap_or(&none);
+    let lift: OnceLock<CsrOperator> = OnceLock::new();
+    let mut machine = Machine::new(gpu, system.operator, m, options, 1)?;
+    // With a little more on the diagonal, from the first round on that gained next to nothing.
+    let mut beyond: Option<Machine<'_>> = None;
     let limit = options.iteration_limit(n);
     let mut solutions = Vec::new();
     for k in 0..systems {
@@ -566,27 +575,43 @@ async fn refined(
         let mut used = 0;
         let mut broken = None;
         let inner = async |r: &[f64]| {
-            if broken.is_some() || used >= limit {
-                // Nothing to add, which ends the refinement.
-                return Ok(Correction::new(vec![0.0; n], 0));
+            loop {
+                if broken.is_some() || used >= limit {
+                    // Nothing to add, which ends the refinement.
+                    return Ok(Correction::new(vec![0.0; n], 0));
+                }
+                let goal = Goal {
+                    rtol: INNER_RTOL.max(0.1 * options.rtol),
+                    max_iterations: limit - used,
+                    second_tries: 0,
+                    // The next correction starts from a better residual than the device has.
+                    patience: Some(0),
+                };
+                let lifts = beyond.is_some();
+                let mut found = drive(beyond.as_mut().unwrap_or(&mut machine), waiter, r, None, goal)
+                    .await?
+                    .remove(0);
+                used += found.iterations();
+                let broke = match found.outcome() {
+                    Outcome::Breakdown { kind, .. } if kind != Breakdown::Stagnation => Some(kind),
+                    _ => None,
+                };
+                let poor = broke.is_some() || found.relative_residual.is_nan() || found.relative_residual > GAINED;
+                if let (true, false, Some(a)) = (poor, lifts, system.operator.matrix()) {
+                    if lift.get().is_none() {
+                        // A second thread cannot have come first; if it had, its matrix is the same.
+                        let _ = lift.set(CsrOperator::new(lifted(a, LIFT)?)?);
+                    }
+                    if let Some(operator) = lift.get() {
+                        beyond = Some(Machine::new(gpu, operator, m, options, 1)?);
+                        continue;
+                    }
+                }
+                broken = broke;
+                let correction = Correction::new(std::mem::take(&mut found.x), found.iterations());
+                rounds.push(found);
+                return Ok(correction);
             }
-            let goal = Goal {
-                rtol: INNER_RTOL.max(0.1 * options.rtol),
-                max_iterations: limit - used,
-                second_tries: 0,
-                // The next correction starts from a better residual than the device has.
-                patience: Some(0),
-            };
-            let mut found = drive(&mut machine, waiter, r, None, goal).await?.remove(0);
-            used += found.iterations();
-            if let Outcome::Breakdown { kind, .. } = found.outcome()
-                && kind != Breakdown::Stagnation
-            {
-                broken = Some(kind);
-            }
-            let correction = Correction::new(std::mem::take(&mut found.x), found.iterations());
-            rounds.push(found);
-            Ok(correction)
         };
         let found = refine_async(system.operator, b, x0, &RefinementOptions::new(options.rtol), inner).await?;
         let outcome = match (found.outcome, broken) {
