@@ -15,8 +15,10 @@ use macheps::ops::softmax::cases::Case as SoftmaxCase;
 use macheps::ops::{
     activation, audit, bce_with_logits, cross_entropy, layer_norm, optimizer, reduction, spmv, unscale,
 };
-use macheps::{ActivationKind, Context, ContextOptions, DType, DeviceSelector, LossKind, NormKind, ReductionKind};
-use macheps::{SoftmaxKind, SumMode};
+use macheps::{
+    ActivationKind, Context, ContextOptions, DType, DeviceSelector, Gpu, LossKind, NormKind, ReductionKind, wgpu,
+};
+use macheps::{Gpu, SoftmaxKind, SumMode, wgpu};
 use std::time::{Duration, Instant};
 
 /// A row on chip, many short rows, an odd length, one long row: small enough for a software driver.
@@ -59,24 +61,21 @@ fn time(prepared: &mut Prepared, iterations: u64) -> macheps::Result<Duration> {
             }
             Ok(start.elapsed())
         }
-        Prepared::Gpu(gpu, recording) => {
-            let mut total = 0.0;
-            let mut left = iterations;
-            while left > 0 {
-                // Bounded submissions: watchdogs count the time of one.
-                let now = left.min(100);
-                total += gpu
-                    .time(|pass| {
-                        for _ in 0..now {
-                            recording.record_pass(pass);
-                        }
-                    })?
-                    .seconds;
-                left -= now;
-            }
-            Ok(Duration::from_secs_f64(total))
-        }
+        Prepared::Gpu(gpu, recording) => time_passes(gpu, iterations, |pass| recording.record_pass(pass)),
+        Prepared::Passes(gpu, record) => time_passes(gpu, iterations, record),
     }
+}
+
+fn time_passes(gpu: &Gpu, iterations: u64, record: impl Fn(&mut wgpu::ComputePass<'_>)) -> macheps::Result<Duration> {
+    let mut total = 0.0;
+    let mut left = iterations;
+    while left > 0 {
+        // Bounded submissions: watchdogs count the time of one.
+        let now = left.min(100);
+        total += gpu.time(|pass| (0..now).for_each(|_| record(pass)))?.seconds;
+        left -= now;
+    }
+    Ok(Duration::from_secs_f64(total))
 }
 
 /// The workloads of every operation; those of one name make a group.

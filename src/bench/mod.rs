@@ -1,6 +1,7 @@
 //! Benchmarks: verified once, then timed, and set against the same device's own copy speed in the same run.
 
 mod audit;
+mod conjugate_gradient;
 mod copy;
 mod cross_entropy;
 mod elementwise;
@@ -11,6 +12,8 @@ mod prune;
 mod reduction;
 mod spmv;
 mod stencil;
+
+pub use conjugate_gradient::{IterationCost, iteration_cost};
 
 use crate::context::Context;
 use crate::element::DType;
@@ -36,10 +39,15 @@ pub trait Workload: Send + Sync {
     fn prepare(&self, context: &Context) -> Result<Prepared>;
 }
 
+/// Records a workload into a compute pass.
+pub type Recorder = Box<dyn Fn(&mut wgpu::ComputePass<'_>) + Send>;
+
 /// A workload ready to run: on a GPU a recording, on the CPU path a function.
 pub enum Prepared {
     /// Dispatches on a device.
     Gpu(Gpu, Recording),
+    /// Anything else that records into a pass of a device.
+    Passes(Gpu, Recorder),
     /// A call of the CPU path.
     Cpu(Box<dyn FnMut() + Send>),
 }
@@ -48,6 +56,7 @@ impl std::fmt::Debug for Prepared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Prepared::Gpu(..) => "Prepared::Gpu",
+            Prepared::Passes(..) => "Prepared::Passes",
             Prepared::Cpu(_) => "Prepared::Cpu",
         })
     }
@@ -60,6 +69,11 @@ impl Prepared {
             Prepared::Gpu(gpu, recording) => gpu.time(|pass| {
                 for _ in 0..repeats {
                     recording.record_pass(pass);
+                }
+            })?,
+            Prepared::Passes(gpu, record) => gpu.time(|pass| {
+                for _ in 0..repeats {
+                    record(pass);
                 }
             })?,
             Prepared::Cpu(call) => {
@@ -164,6 +178,7 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(ops::prune::cases::bench_cases(quick)));
     all.extend(boxed(crate::solve::stencil::cases::bench_cases(quick)));
     all.extend(boxed(ops::spmv::cases::bench_cases(quick)));
+    all.extend(boxed(crate::solve::conjugate_gradient::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     if quick && op.is_some() && all.is_empty() {
         let mut named = Vec::new();

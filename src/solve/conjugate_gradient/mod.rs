@@ -22,6 +22,8 @@
 //! # Errors
 //! Shapes, options, and a device that is lost. A system that cannot be solved is no error: the [`super::Report`] says so.
 
+#[cfg(not(target_arch = "wasm32"))]
+pub mod cases;
 mod device;
 mod kernels;
 pub mod reference;
