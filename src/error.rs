@@ -75,6 +75,14 @@ pub enum Error {
         /// The label that is ignored.
         ignore_index: Option<i64>,
     },
+    /// A NaN where values are to be put in order.
+    #[error("element {index} of {what} is NaN, which has no place in an order")]
+    NotANumber {
+        /// Which argument.
+        what: &'static str,
+        /// Flat index of the first one.
+        index: usize,
+    },
     /// Parts that are no valid compressed-row matrix.
     #[error("row {row} of a CSR matrix: {defect}")]
     Csr {
@@ -82,6 +90,16 @@ pub enum Error {
         row: usize,
         /// What is wrong with it.
         defect: CsrDefect,
+    },
+    /// A diagonal entry that a method divides by is missing, zero or of the wrong kind.
+    #[error("diagonal entry of row {row} is {value}, expected {expected}")]
+    Diagonal {
+        /// The first such row.
+        row: usize,
+        /// The entry, 0 where none is stored.
+        value: f64,
+        /// What would have been right.
+        expected: &'static str,
     },
     /// A text file is not what its format asks for.
     #[error("line {line}: expected {expected}, got {got}")]

@@ -65,6 +65,9 @@ pub use ops::optimizer::{
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use ops::optimizer::{AdamWTensors, ChainAdamW, ChainSgd, SgdTensors};
+#[cfg(not(target_arch = "wasm32"))]
+pub use ops::prune::prune;
+pub use ops::prune::{BoundPrune, Prune, PruneReport, PruneViews, Pruned, prune_async};
 pub use ops::reduction::{
     BoundReduction, ExactSum, Reduction, ReductionGradientViews, ReductionInput, ReductionKind, ReductionOptions,
     ReductionViews, SumMode,

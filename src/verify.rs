@@ -79,6 +79,8 @@ pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
     all.extend(boxed(ops::unscale::cases::verify_cases()));
     all.extend(boxed(ops::optimizer::cases::verify_cases()));
     all.extend(boxed(ops::audit::cases::verify_cases()));
+    all.extend(boxed(ops::prune::cases::verify_cases()));
+    all.extend(boxed(crate::solve::stencil::cases::verify_cases()));
     all.extend(boxed(ops::spmv::cases::verify_cases()));
     all.retain(|c| is_meant(c.op(), op));
     all

@@ -11,6 +11,9 @@ mod backward;
 #[cfg(feature = "cli")]
 #[path = "suite/cli.rs"]
 mod cli;
+#[cfg(feature = "cli")]
+#[path = "suite/cli_solve.rs"]
+mod cli_solve;
 #[path = "suite/conformance.rs"]
 mod conformance;
 #[path = "suite/layer_norm.rs"]
@@ -31,8 +34,12 @@ mod gpu_audit;
 mod gpu_beyond_a_buffer;
 #[path = "suite/gpu_chains.rs"]
 mod gpu_chains;
+#[path = "suite/gpu_conjugate_gradient.rs"]
+mod gpu_conjugate_gradient;
 #[path = "suite/gpu_cross_entropy.rs"]
 mod gpu_cross_entropy;
+#[path = "suite/gpu_eigenvalues.rs"]
+mod gpu_eigenvalues;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
 #[path = "suite/gpu_gradcheck.rs"]
@@ -45,10 +52,14 @@ mod gpu_mixed_precision;
 mod gpu_planted;
 #[path = "suite/probe.rs"]
 mod gpu_probe;
+#[path = "suite/gpu_prune.rs"]
+mod gpu_prune;
 #[path = "suite/gpu_reduction.rs"]
 mod gpu_reduction;
 #[path = "suite/gpu_reduction_gradient.rs"]
 mod gpu_reduction_gradient;
+#[path = "suite/gpu_relaxation.rs"]
+mod gpu_relaxation;
 #[path = "suite/gpu_reproducible.rs"]
 mod gpu_reproducible;
 #[path = "suite/robust.rs"]
@@ -57,6 +68,8 @@ mod gpu_robust;
 mod gpu_softmax;
 #[path = "suite/gpu_spmv.rs"]
 mod gpu_spmv;
+#[path = "suite/gpu_stencil.rs"]
+mod gpu_stencil;
 #[path = "suite/gpu_views.rs"]
 mod gpu_views;
 #[path = "suite/gpu_windows.rs"]
@@ -73,13 +86,21 @@ mod house;
 mod mixed_precision;
 #[path = "suite/onnx.rs"]
 mod onnx;
+#[path = "suite/operators.rs"]
+mod operators;
 #[path = "suite/reduction.rs"]
 mod reduction;
+#[path = "suite/relaxation.rs"]
+mod relaxation;
 #[path = "suite/reproducible.rs"]
 mod reproducible;
 #[path = "suite/shaders.rs"]
 mod shaders;
+#[path = "suite/solve_host.rs"]
+mod solve_host;
 #[path = "suite/sparse.rs"]
 mod sparse;
 #[path = "suite/spmv.rs"]
 mod spmv;
+#[path = "suite/stencil.rs"]
+mod stencil;

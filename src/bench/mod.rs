@@ -7,8 +7,10 @@ mod elementwise;
 mod fused;
 mod layer_norm;
 mod mixed;
+mod prune;
 mod reduction;
 mod spmv;
+mod stencil;
 
 use crate::context::Context;
 use crate::element::DType;
@@ -159,6 +161,8 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
     all.extend(boxed(ops::unscale::cases::bench_cases(quick)));
     all.extend(boxed(ops::optimizer::cases::bench_cases(quick)));
     all.extend(boxed(ops::audit::cases::bench_cases(quick)));
+    all.extend(boxed(ops::prune::cases::bench_cases(quick)));
+    all.extend(boxed(crate::solve::stencil::cases::bench_cases(quick)));
     all.extend(boxed(ops::spmv::cases::bench_cases(quick)));
     all.retain(|c| is_meant(c.op(), op));
     if quick && op.is_some() && all.is_empty() {

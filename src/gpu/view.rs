@@ -56,6 +56,16 @@ impl BufferView {
         &self.shape
     }
 
+    /// Strides, in elements, one a dimension.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+
+    /// Element of the buffer at which it begins.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     /// The buffer that it lies in.
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.buffer

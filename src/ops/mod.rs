@@ -7,6 +7,7 @@ pub mod cross_entropy;
 pub(crate) mod elementwise;
 pub mod layer_norm;
 pub mod optimizer;
+pub mod prune;
 pub mod reduction;
 pub mod softmax;
 pub mod spmv;
@@ -24,6 +25,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
         layer_norm::shader_variants(),
         unscale::shader_variants(),
         optimizer::shader_variants(),
+        prune::shader_variants(),
         audit::shader_variants(),
         spmv::shader_variants(),
     ]

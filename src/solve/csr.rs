@@ -124,10 +124,13 @@ impl CsrOperator {
     }
 }
 
-/// `[n]` as it is, `[k, n]` as `[n, k]`.
+/// `[n]` as it is, `[1, n]` as `[n]`, `[k, n]` as `[n, k]`.
 fn columns(view: &BufferView) -> Result<BufferView> {
     let mut view = view.clone();
-    if view.shape.len() == 2 && view.strides.len() == 2 {
+    if view.shape.len() == 2 && view.strides.len() == 2 && view.shape[0] == 1 {
+        view.shape.remove(0);
+        view.strides.remove(0);
+    } else if view.shape.len() == 2 && view.strides.len() == 2 {
         view.shape.reverse();
         view.strides.reverse();
     } else if view.shape.len() > 2 {

@@ -5,12 +5,43 @@
 //! compute pass, in f32; and the same on the host in f64, which is what residuals are judged by and what solves where there is no
 //! GPU.
 
+mod colouring;
+pub mod conjugate_gradient;
 mod csr;
+#[cfg(not(target_arch = "wasm32"))]
+mod eigenvalues;
+mod lanczos;
 mod operator;
 mod preconditioner;
+mod preconditioners;
+pub mod refinement;
+pub mod relaxation;
 mod report;
+pub mod stencil;
+mod sweep;
+pub mod tridiagonal;
+mod vector;
 
+pub use colouring::Colouring;
 pub use csr::CsrOperator;
+#[cfg(not(target_arch = "wasm32"))]
+pub use eigenvalues::{
+    ConditionNumber, EigenMethod, EigenOptions, Eigenvalue, condition_number, largest_eigenvalue, smallest_eigenvalue,
+};
 pub use operator::{LinearOperator, OperatorCall, Record};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
+pub use preconditioners::{
+    Identity, IncompleteCholesky, IncompleteCholeskyOptions, JacobiPreconditioner, RowOrder, Ssor,
+};
 pub use report::{Breakdown, Outcome, Report, Solution};
+pub use report::{ConditionEstimate, ReportOptions, RunFacts, SAFETY_FACTOR, SAFETY_FACTOR_OWN_RUN};
+pub use stencil::{Boundary, Coefficient, GridStencil, GridStencilOptions, Reaction, StencilBuffers};
+
+/// Every variant of the solvers' shaders, as a name and its WGSL, for the tests that validate and translate them.
+#[doc(hidden)]
+pub fn shader_variants() -> Vec<(String, String)> {
+    let mut all = conjugate_gradient::shader_variants();
+    all.extend(relaxation::shader_variants());
+    all.extend(stencil::shader_variants());
+    all
+}

@@ -1,5 +1,12 @@
 //! What a solver says about its answer.
 
+use super::conjugate_gradient::reference::{Control, Map, conjugate_gradient};
+use super::lanczos::{self, InverseOptions, Krylov};
+use super::tridiagonal::Tridiagonal;
+use super::vector::{add_scaled, is_finite, norm, norm_inf, scale_and_add};
+use super::{LinearOperator, Preconditioner, PreconditionerForm};
+use crate::error::{Error, Result};
+
 /// How a solve ended. x is the best there is in every case.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
@@ -64,7 +71,257 @@ pub struct Report {
     pub seconds: f64,
 }
 
+/// Where the condition of A is to come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConditionEstimate {
+    /// Nowhere: no condition, no forward error bound.
+    Off,
+    /// From the coefficients of the run. Without a preconditioner they show A's; with a diagonal one they show M^-1 A's, which
+    /// bounds the error too; with others they say nothing about A.
+    #[default]
+    FromRun,
+    /// From a separate run on A, in f64 on the host: some steps of Lanczos's method for the largest eigenvalue and up to
+    /// five solves with A for the smallest, each about as long as the run was or 500 iterations. The first of them estimates the error
+    /// itself.
+    OwnRun,
+}
+
+/// How a report is made.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ReportOptions {
+    /// Where the condition of A is to come from.
+    pub condition: ConditionEstimate,
+}
+
+impl ReportOptions {
+    /// With this source of the condition.
+    pub fn new(condition: ConditionEstimate) -> ReportOptions {
+        ReportOptions { condition }
+    }
+}
+
+/// What a solver knows when it is done.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct RunFacts<'a> {
+    /// How the method says that it ended. [`Report::assess`] holds it to the residual.
+    pub outcome: Outcome,
+    /// Goal of the relative residual.
+    pub rtol: f64,
+    /// Iterations done.
+    pub iterations: usize,
+    /// ||r|| / ||b|| as the method knew it.
+    pub residual_history: Vec<f64>,
+    /// `r.z / p.Ap` of each iteration of conjugate gradients; empty for other methods.
+    pub alphas: &'a [f64],
+    /// `r'.z' / r.z` of each iteration, 0 where it started anew.
+    pub betas: &'a [f64],
+    /// What M^-1 was.
+    pub preconditioner: Option<&'a dyn Preconditioner>,
+    /// Unit roundoff that the method computed with: 2^-24 on a device, 2^-53 on the host.
+    pub unit_roundoff: f64,
+    /// Corrections by iterative refinement.
+    pub refinements: usize,
+    /// Wall-clock time.
+    pub seconds: f64,
+}
+
+impl RunFacts<'_> {
+    /// A run in f32 about which nothing else is known.
+    pub fn new(outcome: Outcome, rtol: f64, iterations: usize) -> Self {
+        RunFacts {
+            outcome,
+            rtol,
+            iterations,
+            residual_history: Vec::new(),
+            alphas: &[],
+            betas: &[],
+            preconditioner: None,
+            unit_roundoff: crate::accuracy::U,
+            refinements: 0,
+            seconds: 0.0,
+        }
+    }
+}
+
+/// Factor in forward error bounds for what estimates may miss: a run's Ritz values approach the smallest eigenvalue from above.
+pub const SAFETY_FACTOR: f64 = 10.0;
+
+/// The same where the smallest eigenvalue comes from a run of its own.
+pub const SAFETY_FACTOR_OWN_RUN: f64 = 2.0;
+
+/// Steps of Lanczos's method for the largest eigenvalue.
+const STEPS: usize = 40;
+
+/// What there is to know about the condition of A.
+#[derive(Clone, Copy, Debug, Default)]
+struct Condition {
+    condition: Option<f64>,
+    preconditioned: Option<f64>,
+    /// Bound on ||x - x*|| in the 2-norm, safety factor included.
+    error: Option<f64>,
+    /// ||A||, or what is known of it.
+    norm: Option<f64>,
+}
+
 impl Report {
+    /// Judges x as an answer to A x = b, on the host in f64. Any x will do: also one that somebody else computed.
+    ///
+    /// # Definition
+    /// - r = b - A x by [`LinearOperator::apply`]; relative residual `||r|| / ||b||` in the 2-norm. The outcome is `Converged` if and
+    ///   only if it is at most `rtol`: a run that claimed so and is wrong has stagnated, one that used up its iterations there has converged.
+    /// - Backward error `||r|| / (||A|| ||x|| + ||b||)` in the infinity norm.
+    /// - Condition: ratio of the extreme eigenvalues of the tridiagonal matrix of the coefficients, a lower bound.
+    /// - Forward error: with e = A^-1 r, `||e|| <= ||r|| / lambda_min`, and with diagonal M `||e|| <= ||M^-1/2|| ||M^-1/2 r|| / lambda_min(M^-1 A)`; the
+    ///   bound on `||x - x*|| / ||x*||` is q / (1 - q) with q = s ||e|| / ||x||, or `s ||e|| ||A|| / ||b||` (kappa times the relative residual) if
+    ///   that is smaller. The safety factor s is [`SAFETY_FACTOR`], or [`SAFETY_FACTOR_OWN_RUN`] after a run of its own, where ||e|| is also at
+    ///   least what was solved for. An estimate all the same: no bound of this kind is a proof.
+    ///
+    /// # Cost
+    /// One product with A; O(64 iterations) for the eigenvalues. What [`ConditionEstimate::OwnRun`] says, if asked.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if b or x is not as long as the operator is large.
+    pub fn assess(
+        operator: &dyn LinearOperator,
+        b: &[f64],
+        x: &[f64],
+        facts: &RunFacts<'_>,
+        options: &ReportOptions,
+    ) -> Result<Report> {
+        let n = operator.size();
+        for (what, v) in [("right-hand side", b), ("solution", x)] {
+            if v.len() != n {
+                return Err(Error::shape(what, n.to_string(), v.len().to_string()));
+            }
+        }
+        let mut r = vec![0.0; n];
+        operator.apply(x, &mut r);
+        scale_and_add(&mut r, -1.0, b);
+        let (r_norm, b_norm) = (norm(&r), norm(b));
+        let relative_residual = match (r_norm, b_norm) {
+            (0.0, _) => 0.0,
+            (_, 0.0) => f64::INFINITY,
+            (r, b) => r / b,
+        };
+        let backward_error = operator.norm_inf().map(|a| {
+            let (r, scale) = (norm_inf(&r), a * norm_inf(x) + norm_inf(b));
+            if r == 0.0 { 0.0 } else { r / scale }
+        });
+        let outcome = match facts.outcome {
+            _ if relative_residual <= facts.rtol => Outcome::Converged,
+            Outcome::Converged => Outcome::Breakdown {
+                kind: if relative_residual.is_nan() {
+                    Breakdown::NonFinite
+                } else {
+                    Breakdown::Stagnation
+                },
+                iteration: facts.iterations,
+            },
+            outcome => outcome,
+        };
+        let judged = is_finite(&r) && n > 0 && b_norm > 0.0;
+        let found = match options.condition {
+            ConditionEstimate::FromRun if judged => from_run(&r, facts),
+            ConditionEstimate::OwnRun if judged => own_run(operator, &r, facts)?,
+            _ => Condition::default(),
+        };
+        let forward_error_bound = if relative_residual == 0.0 {
+            Some(0.0)
+        } else {
+            let a_norm = operator.norm_inf().or(found.norm);
+            found.error.and_then(|error| {
+                let q = error / norm(x);
+                let by_x = if q < 1.0 { q / (1.0 - q) } else { f64::INFINITY };
+                let by_b = a_norm.map_or(f64::INFINITY, |a| error * a / b_norm);
+                Some(by_x.min(by_b)).filter(|bound| bound.is_finite())
+            })
+        };
+        let mut report = Report {
+            outcome,
+            iterations: facts.iterations,
+            residual_history: facts.residual_history.clone(),
+            relative_residual,
+            backward_error,
+            condition_estimate: found.condition,
+            preconditioned_condition_estimate: found.preconditioned,
+            forward_error_bound,
+            refinements: facts.refinements,
+            advice: Vec::new(),
+            seconds: facts.seconds,
+        };
+        report.advise(operator, facts);
+        Ok(report)
+    }
+
+    fn advise(&mut self, operator: &dyn LinearOperator, facts: &RunFacts<'_>) {
+        let mut advice = Vec::new();
+        let converged = self.converged();
+        if let Outcome::Breakdown { kind, iteration } = self.outcome {
+            match kind {
+                Breakdown::NotPositiveDefinite => advice.push(format!(
+                    "in iteration {iteration} a direction of negative or no curvature was met: the matrix (or the preconditioner) is not \
+                     positive definite to working precision; a shift A + lambda I may help if that is acceptable"
+                )),
+                Breakdown::NonFinite => advice.push(
+                    "infinities or NaN appeared: scale the matrix and the right-hand side, or look for them in the input".to_string(),
+                ),
+                Breakdown::Stagnation => advice.push(format!(
+                    "the residual stays at {:.1e}: that is what this precision reaches; use iterative refinement",
+                    self.relative_residual
+                )),
+                Breakdown::ZeroDiagonal { row } => advice.push(format!(
+                    "row {row} has no diagonal element (or 0): use a method that does not divide by it"
+                )),
+                Breakdown::Divergence => advice.push(
+                    "the iteration diverges: use conjugate gradients, or a smaller omega".to_string(),
+                ),
+            }
+        }
+        if self.outcome == Outcome::IterationLimit {
+            advice.push(
+                "the iterations were used up: allow more, use a better preconditioner, or loosen the tolerance"
+                    .to_string(),
+            );
+        }
+        if let Some(matrix) = operator.matrix().filter(|_| !converged) {
+            let symmetry = matrix.symmetry();
+            if !symmetry.exact {
+                advice.push(format!(
+                    "the matrix is not symmetric (largest difference {:.1e} of the largest element): conjugate gradients need a symmetric one",
+                    symmetry.largest_difference
+                ));
+            }
+        }
+        if let Some(condition) = self.condition_estimate {
+            if condition * facts.unit_roundoff > 1.0 {
+                advice.push(format!(
+                    "condition x unit roundoff is {:.1e}, above 1: without refinement no digit is certain; refine, or shift by lambda > 0 if a \
+                     regularised answer will do",
+                    condition * facts.unit_roundoff
+                ));
+            }
+            let true_limit = condition * self.relative_residual;
+            if converged && true_limit > 1.0 {
+                advice.push(format!(
+                    "the residual is small and the condition large ({condition:.1e}): the tolerance would have to be below {:.0e} to fix the leading digit",
+                    1.0 / condition
+                ));
+            }
+        } else if self
+            .preconditioned_condition_estimate
+            .is_some_and(|condition| condition * facts.unit_roundoff > 1.0)
+        {
+            advice.push(
+                "even preconditioned, condition x unit roundoff is above 1: use iterative refinement, or a shift"
+                    .to_string(),
+            );
+        }
+        self.advice = advice;
+    }
+
     /// Decimal digits of x that can be trusted: -log10 of the forward error bound, between 0 and 16.
     pub fn digits(&self) -> Option<f64> {
         self.forward_error_bound.map(|bound| (-bound.log10()).clamp(0.0, 16.0))
@@ -83,4 +340,100 @@ pub struct Solution {
     pub x: Vec<f64>,
     /// How far to trust it.
     pub report: Report,
+}
+
+/// What the coefficients of the run say.
+fn from_run(r: &[f64], facts: &RunFacts<'_>) -> Condition {
+    let Some((low, high)) = Tridiagonal::from_conjugate_gradient(facts.alphas, facts.betas).extremes() else {
+        return Condition::default();
+    };
+    if low <= 0.0 || !high.is_finite() {
+        return Condition::default();
+    }
+    match facts
+        .preconditioner
+        .map_or(PreconditionerForm::Identity, Preconditioner::form)
+    {
+        PreconditionerForm::Identity => Condition {
+            condition: Some(high / low),
+            preconditioned: None,
+            error: Some(SAFETY_FACTOR * norm(r) / low),
+            norm: Some(high),
+        },
+        PreconditionerForm::Diagonal(inverse) => {
+            let largest = inverse.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+            let scaled: Vec<f64> = inverse.iter().zip(r).map(|(d, r)| d.abs().sqrt() * r).collect();
+            Condition {
+                condition: None,
+                preconditioned: Some(high / low),
+                error: Some(SAFETY_FACTOR * largest.sqrt() * norm(&scaled) / low),
+                norm: None,
+            }
+        }
+        PreconditionerForm::General => Condition {
+            preconditioned: Some(high / low),
+            ..Condition::default()
+        },
+    }
+}
+
+/// What a separate run on A says.
+fn own_run(operator: &dyn LinearOperator, r: &[f64], facts: &RunFacts<'_>) -> Result<Condition> {
+    let mut found = from_run(r, facts);
+    let n = operator.size();
+    let mut product = |x: &[f64], y: &mut [f64]| operator.apply(x, y);
+    let Some(mut krylov) = Krylov::new(Krylov::random(n)) else {
+        return Ok(found);
+    };
+    let mut y = vec![0.0; n];
+    while krylov.steps() < STEPS.min(n) && !krylov.exhausted {
+        product(krylov.newest(), &mut y);
+        if !krylov.extend(y.clone()) {
+            return Ok(found);
+        }
+    }
+    let (smallest, largest) = (krylov.smallest(), krylov.largest());
+    if smallest.value + smallest.error < 0.0 {
+        // Not positive definite: no condition of this kind.
+        return Ok(Condition::default());
+    }
+    let diagonal = facts
+        .preconditioner
+        .filter(|m| m.form() != PreconditionerForm::Identity);
+    let mut precondition = |r: &[f64], z: &mut [f64]| {
+        if let Some(m) = diagonal {
+            m.apply(r, z);
+        }
+    };
+    let mut with = diagonal.is_some().then_some(&mut precondition as &mut Map<'_>);
+    // The error itself, to two digits, and with it a start that leans to the smallest eigenvalues.
+    let budget = facts.iterations.max(500);
+    let control = Control::new(1e-3, budget);
+    let first = match &mut with {
+        Some(map) => conjugate_gradient(&mut product, Some(&mut **map), r, None, &control)?,
+        None => conjugate_gradient(&mut product, None, r, None, &control)?,
+    };
+    let mut start = Krylov::random(n);
+    let (r_norm, e_norm, length) = (norm(r), norm(&first.x), norm(&start));
+    if e_norm > 0.0 {
+        add_scaled(&mut start, length / e_norm, &first.x);
+    }
+    let options = InverseOptions {
+        tolerance: 0.05,
+        steps: 4,
+        rtol: 1e-3,
+        iterations: 4 * budget,
+    };
+    let Some(inverse) = lanczos::inverse(&mut product, with, start, &options)? else {
+        return Ok(found);
+    };
+    if inverse.steps == 0 || inverse.smallest.value <= 0.0 {
+        return Ok(found);
+    }
+    let low = inverse.smallest.value;
+    // What the residual of e leaves is bounded by the smallest eigenvalue.
+    let direct = e_norm + first.relative_residual * r_norm / low;
+    found.condition = Some((largest.value / low).max(1.0));
+    found.error = Some(SAFETY_FACTOR_OWN_RUN * direct.max(r_norm / low));
+    Ok(found)
 }

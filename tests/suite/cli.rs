@@ -10,7 +10,7 @@ use macheps::{DType, Element, bf16, f16};
 use serde_json::Value;
 
 /// Runs `macheps` and returns what it said. A panic fails the test.
-fn macheps<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
+pub fn macheps<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_macheps"))
         .args(args)
         .env_remove("MACHEPS_DEVICE")
@@ -22,20 +22,20 @@ fn macheps<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     output
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn code(output: &Output) -> i32 {
+pub fn code(output: &Output) -> i32 {
     output.status.code().expect("not killed by a signal")
 }
 
 #[track_caller]
-fn succeeds<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
+pub fn succeeds<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     let output = macheps(args);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     output
@@ -43,7 +43,7 @@ fn succeeds<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
 
 /// Exit code 2 and one line on stderr that contains each of `parts`.
 #[track_caller]
-fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
+pub fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
     let output = macheps(args);
     let said = stderr(&output);
     assert_eq!(code(&output), 2, "{said}");
@@ -57,34 +57,34 @@ fn refuses<S: AsRef<std::ffi::OsStr>>(args: &[S], parts: &[&str]) {
 }
 
 /// A folder for the files of a test.
-struct Folder(tempfile::TempDir);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new() -> Folder {
+    pub fn new() -> Folder {
         Folder(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// The same file by another path.
-    fn detour(&self, name: &str) -> PathBuf {
+    pub fn detour(&self, name: &str) -> PathBuf {
         let own = self.0.path().file_name().expect("a name");
         self.0.path().join("..").join(own).join(name)
     }
 
     /// `name=folder/file` for `--input` and `--output`.
-    fn arg(&self, name: &str, file: &str) -> String {
+    pub fn arg(&self, name: &str, file: &str) -> String {
         format!("{name}={}", self.path(file).display())
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) {
+    pub fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.path(name), bytes).expect("the folder is writable");
     }
 
     /// Names of the files.
-    fn list(&self) -> Vec<String> {
+    pub fn list(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.0.path())
             .unwrap()
             .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -95,7 +95,7 @@ impl Folder {
 }
 
 /// An npy file from a header's three values and the data.
-fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
+pub fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}");
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
@@ -108,7 +108,7 @@ fn npy(descr: &str, fortran: &str, shape: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn shape_text(shape: &[usize]) -> String {
+pub fn shape_text(shape: &[usize]) -> String {
     format!("({})", shape.iter().map(|n| format!("{n},")).collect::<String>())
 }
 
@@ -1162,6 +1162,72 @@ fn the_first_visit_lists_verifies_and_times() {
     ] {
         assert!(said.contains(part), "{part} in\n{said}");
     }
+}
+
+#[test]
+fn prunes_to_a_mask_and_a_matrix() {
+    let folder = Folder::new();
+    folder.write("x.npy", &npy_f32(&[2, 3], &[0.5, -3.0, 0.0, 2.0, -0.5, 1.0]));
+    folder.write("v.npy", &npy_f32(&[2], &[1.0, f32::NAN]));
+    let x = folder.arg("x", "x.npy");
+    let run = |more: &[&str]| -> Vec<String> {
+        ["run", "prune", "--device", "cpu", "--input", x.as_str()]
+            .iter()
+            .chain(more)
+            .map(|s| s.to_string())
+            .collect()
+    };
+    let (mask, threshold, a) = (
+        folder.arg("mask", "mask.npy"),
+        folder.arg("threshold", "t.npy"),
+        folder.arg("A", "a.mtx"),
+    );
+    let said = stdout(&succeeds(&run(&[
+        "--set",
+        "sparsity=0.5",
+        "--output",
+        &mask,
+        "--output",
+        &threshold,
+        "--output",
+        &a,
+        "--check",
+    ])));
+    assert!(
+        said.contains("3 of 6 elements kept") && said.contains("agrees"),
+        "{said}"
+    );
+    let bytes = |file: &str| std::fs::read(folder.path(file)).unwrap();
+    assert!(bytes("mask.npy").ends_with(&[0, 1, 0, 1, 0, 1]));
+    assert!(bytes("t.npy").ends_with(&0.5f32.to_le_bytes()));
+    let text = String::from_utf8(bytes("a.mtx")).unwrap();
+    assert!(text.ends_with("2 3 3\n1 2 -3e0\n2 1 2e0\n2 3 1e0\n"), "{text}");
+    refuses(&run(&[]), &["sparsity"]);
+    refuses(&run(&["--set", "sparsity=1.5"]), &["sparsity=1.5", "from 0 to 1"]);
+    let matrix = folder.arg("A", "a.npy");
+    refuses(
+        &run(&["--set", "sparsity=0.5", "--output", &matrix]),
+        &["Matrix Market"],
+    );
+    let tensor = folder.arg("mask", "mask.mtx");
+    refuses(
+        &run(&["--set", "sparsity=0.5", "--output", &tensor]),
+        &["mask.mtx", "npy"],
+    );
+    let v = folder.arg("x", "v.npy");
+    let nan = [
+        "run",
+        "prune",
+        "--device",
+        "cpu",
+        "--input",
+        v.as_str(),
+        "--set",
+        "sparsity=0.5",
+    ];
+    refuses(&nan, &["element 1 of x is NaN"]);
+    let flat = [&nan[..], &["--output", a.as_str()]].concat();
+    refuses(&flat, &["two dimensions"]);
 }
 
 #[test]

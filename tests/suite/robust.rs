@@ -20,7 +20,7 @@ fn values(count: usize) -> Vec<f32> {
 }
 
 /// A context with a device that no other test has, on the same adapter.
-fn own_context(adapter: &adapters::Adapter) -> Context {
+pub fn own_context(adapter: &adapters::Adapter) -> Context {
     let wanted = adapter.gpu().info();
     let info = macheps::devices()
         .into_iter()
@@ -281,7 +281,7 @@ fn async_twins_run_under_another_executor() {
 
 /// Numbers of live objects of a device: buffers, bind groups, their layouts, pipelines, pipeline layouts, modules, query
 /// sets and memory allocations.
-fn live_objects(device: &wgpu::Device) -> [isize; 8] {
+pub fn live_objects(device: &wgpu::Device) -> [isize; 8] {
     let hal = device.get_internal_counters().hal;
     [
         hal.buffers.read(),

@@ -195,7 +195,8 @@ fn translate_all(sources: &[(String, String)]) -> Tally {
 
 #[test]
 fn all_variants_translate() {
-    let variants = macheps::ops::shader_variants();
+    let mut variants = macheps::ops::shader_variants();
+    variants.extend(macheps::solve::shader_variants());
     assert!(variants.len() > 1000, "{} variants", variants.len());
     let tally = translate_all(&variants);
     eprintln!(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use macheps::DType;
 
 /// Numerics on the GPU that stay right: list devices, probe their arithmetic, verify and time the kernels, run them on files.
@@ -48,6 +48,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Run one operation on files
     Run(RunArgs),
+    /// Solve A x = b and say how far to trust the answer
+    Solve(SolveArgs),
     /// Count NaN, infinities, zeros, subnormals and exponents of tensors, and what f16 and bf16 would make of them
     Audit(AuditArgs),
 }
@@ -125,6 +127,7 @@ pub struct AuditArgs {
                         layer_norm: input x, optional weight, bias and upstream; output y, grad; settings eps=1e-5, upstream=1\n\
                         rms_norm: the same without bias; eps=1e-6\n\
                         unscale: inputs g0, g1, ..; outputs of the same names, norm, found_nonfinite; settings scale=1, max_norm\n\
+                        prune: input x; output mask, threshold, A=a.mtx (of a matrix x); setting sparsity, from 0 to 1\n\
                         spmv: input A (a.mtx, a.mtx.gz), x (also an array file b.mtx), optional y0; output y; settings alpha=1, beta=0,\n\
                         \x20   transpose=false; --dtype is that of A, vectors are f32\n\
                         spmm: the same with x [n, k], y0 [m, k]"
@@ -149,6 +152,107 @@ pub struct RunArgs {
     /// Compare with the CPU reference within the stated bound; exit 1 on a mismatch
     #[arg(long)]
     pub check: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "MATRIX is a Matrix Market file, a.mtx or a.mtx.gz. SRC is x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file.\n\
+                        The residual is judged in f64 with the matrix as given. Exit code 1 if the tolerance was not reached; outputs are written all\n\
+                        the same."
+)]
+pub struct SolveArgs {
+    /// The matrix A
+    pub matrix: String,
+    /// The right-hand side b: a file, or ones
+    #[arg(long, value_name = "SRC|ones", default_value = "ones")]
+    pub rhs: String,
+    /// Where to begin; zeros if not given
+    #[arg(long, value_name = "SRC")]
+    pub x0: Option<String>,
+    /// The method
+    #[arg(long, value_enum, default_value_t = Method::Cg)]
+    pub method: Method,
+    /// Factor of relaxation, between 0 and 2: of jacobi and --precond ssor (1 by default) and of sor (1.5)
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    pub omega: Option<f64>,
+    /// The preconditioner of cg; jacobi by default
+    #[arg(long, value_enum)]
+    pub precond: Option<Precond>,
+    /// Correct the answer with residuals in f64 until the tolerance is reached
+    #[arg(long)]
+    pub refine: bool,
+    /// Solve (A + LAMBDA I) x = b
+    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    pub shift: Option<f64>,
+    /// Relative residual to stop at
+    #[arg(long, value_name = "R", default_value_t = 1e-6, allow_negative_numbers = true)]
+    pub rtol: f64,
+    /// The most iterations; 10 for each row, up to 100000, by default
+    #[arg(long, value_name = "N")]
+    pub max_iter: Option<usize>,
+    /// Storage type of the matrix on a device: f32, f16 or bf16
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    pub dtype: Option<DType>,
+    #[command(flatten)]
+    pub device: DeviceOption,
+    /// Write x, in f64
+    #[arg(long, value_name = "FILE.npy")]
+    pub output: Option<String>,
+    #[command(flatten)]
+    pub json: JsonOption,
+    /// Draw the residual over the iterations
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+}
+
+/// What solves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Conjugate gradients, for symmetric positive definite matrices
+    Cg,
+    /// Jacobi's iteration
+    Jacobi,
+    /// The iteration of Gauss and Seidel
+    GaussSeidel,
+    /// Successive over-relaxation
+    Sor,
+}
+
+impl Method {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Cg => "cg",
+            Method::Jacobi => "jacobi",
+            Method::GaussSeidel => "gauss-seidel",
+            Method::Sor => "sor",
+        }
+    }
+}
+
+/// What makes conjugate gradients faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precond {
+    /// Nothing
+    None,
+    /// The diagonal
+    Jacobi,
+    /// Symmetric successive over-relaxation
+    Ssor,
+    /// Incomplete Cholesky factors without fill
+    Ic0,
+}
+
+impl Precond {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precond::None => "none",
+            Precond::Jacobi => "jacobi",
+            Precond::Ssor => "ssor",
+            Precond::Ic0 => "ic0",
+        }
+    }
 }
 
 fn dtype(text: &str) -> Result<DType, String> {

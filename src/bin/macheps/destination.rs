@@ -19,6 +19,8 @@ pub enum Destination {
     Npy(PathBuf),
     /// A tensor of a safetensors file; without a name it gets that of the output.
     Safetensors(PathBuf, Option<String>),
+    /// A Matrix Market file, for sparse matrices.
+    MatrixMarket(PathBuf),
 }
 
 /// A result to be written.
@@ -30,7 +32,7 @@ pub struct Output {
     pub dtype: Stored,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// Elements in C order, little-endian.
+    /// Elements in C order, little-endian; of a matrix the text of its file.
     pub bytes: Vec<u8>,
 }
 
@@ -46,6 +48,7 @@ impl Destination {
         match extension(text).as_deref() {
             Some("npy") => return Ok(Destination::Npy(text.into())),
             Some("safetensors") => return Ok(Destination::Safetensors(text.into(), None)),
+            Some("mtx") => return Ok(Destination::MatrixMarket(text.into())),
             _ => {}
         }
         for (i, _) in text.match_indices('#') {
@@ -72,7 +75,7 @@ impl Destination {
 
     /// The file.
     pub fn path(&self) -> &Path {
-        let (Destination::Npy(path) | Destination::Safetensors(path, _)) = self;
+        let (Destination::Npy(path) | Destination::Safetensors(path, _) | Destination::MatrixMarket(path)) = self;
         path
     }
 
@@ -154,7 +157,7 @@ pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) 
                 continue;
             }
             match destination {
-                Destination::Npy(_) => {
+                Destination::Npy(_) | Destination::MatrixMarket(_) => {
                     return Err(Failure::file(
                         path,
                         format!("is the file of both {other_name} and {name}"),
@@ -184,6 +187,7 @@ pub fn write(outputs: &[(Output, Destination)]) -> Outcome {
         let path = parts[0].1.path();
         let bytes = match parts.as_slice() {
             [(output, Destination::Npy(_))] => npy(output),
+            [(output, Destination::MatrixMarket(_))] => Ok(output.bytes.clone()),
             _ => safe(path, &parts),
         };
         staged.push(Staged::new(path, &bytes.map_err(|e| Failure::file(path, e))?)?);

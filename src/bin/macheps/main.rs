@@ -4,6 +4,7 @@ mod args;
 mod backend;
 mod commands;
 mod compare;
+mod convergence;
 mod destination;
 mod failure;
 mod histogram;

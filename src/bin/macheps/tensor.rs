@@ -157,6 +157,24 @@ impl Tensor {
         (values, loss)
     }
 
+    /// The elements in f64: exact but for integers beyond 2^53, which are rounded.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self.stored {
+            Stored::Bool | Stored::U8 => self.bytes.iter().map(|&b| f64::from(b)).collect(),
+            Stored::I8 => self.bytes.iter().map(|&b| f64::from(b as i8)).collect(),
+            Stored::I16 => self.elements(|b| f64::from(i16::from_le_bytes(b))),
+            Stored::U16 => self.elements(|b| f64::from(u16::from_le_bytes(b))),
+            Stored::I32 => self.elements(|b| f64::from(i32::from_le_bytes(b))),
+            Stored::U32 => self.elements(|b| f64::from(u32::from_le_bytes(b))),
+            Stored::I64 => self.elements(|b| i64::from_le_bytes(b) as f64),
+            Stored::U64 => self.elements(|b| u64::from_le_bytes(b) as f64),
+            Stored::F16 => self.elements(|b| f16::from_le_bytes(b).to_f64()),
+            Stored::Bf16 => self.elements(|b| bf16::from_le_bytes(b).to_f64()),
+            Stored::F32 => self.elements(|b| f64::from(f32::from_le_bytes(b))),
+            Stored::F64 => self.elements(f64::from_le_bytes),
+        }
+    }
+
     /// The elements, little-endian.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -5,6 +5,7 @@ mod bench;
 mod devices;
 mod probe;
 mod run;
+mod solve;
 mod verify;
 mod visit;
 
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> Outcome {
         Some(Command::Verify { device, op, json }) => verify::run(&device, op.as_deref(), json.json.as_deref()),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Solve(args)) => solve::run(&args),
         Some(Command::Audit(args)) => audit::run(&args),
     }
 }

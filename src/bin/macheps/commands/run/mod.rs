@@ -7,6 +7,7 @@ mod activation;
 mod bce_with_logits;
 mod cross_entropy;
 mod layer_norm;
+mod prune;
 mod reduction;
 mod softmax;
 mod spmv;
@@ -56,6 +57,10 @@ const OPERATIONS: &[Family] = &[
     Family {
         names: &["unscale"],
         run: unscale::run,
+    },
+    Family {
+        names: &["prune"],
+        run: prune::run,
     },
     Family {
         names: &["spmv", "spmm"],
@@ -177,6 +182,25 @@ impl Call {
         self.outputs.is_empty()
     }
 
+    /// Refuses a Matrix Market file for any output but the matrices named, and any other file for those.
+    fn check_matrices(&self, matrices: &[&str]) -> Outcome {
+        for (name, destination) in &self.outputs {
+            let is_matrix = matches!(destination, Destination::MatrixMarket(_));
+            if is_matrix != matrices.contains(&name.as_str()) {
+                let expected = if is_matrix {
+                    "an npy or safetensors file for this output"
+                } else {
+                    "a Matrix Market file, such as a.mtx, for this output"
+                };
+                return Err(Failure::file(
+                    destination.path(),
+                    format!("expected {expected} ({name})"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// The text of a setting, if it is given.
     pub fn setting(&self, key: &str) -> Option<&str> {
         self.settings
@@ -220,6 +244,12 @@ impl Call {
 
     /// Refuses outputs that cannot be written, before anything is computed; `stored` tells the type of an output.
     pub fn check_outputs(&self, stored: impl Fn(&str) -> Stored) -> Outcome {
+        self.check_outputs_with(&[], stored)
+    }
+
+    /// The same where the outputs named are sparse matrices, for Matrix Market files.
+    pub fn check_outputs_with(&self, matrices: &[&str], stored: impl Fn(&str) -> Stored) -> Outcome {
+        self.check_matrices(matrices)?;
         destination::check(&self.outputs, stored)
     }
 
@@ -247,6 +277,43 @@ impl Results {
             shape: shape.to_vec(),
             bytes: tensor::to_bytes(values),
         });
+    }
+
+    /// A result of flags.
+    pub fn booleans(&mut self, name: &str, shape: &[usize], values: &[bool]) {
+        let shown = |v: Option<&bool>| v.map_or("-".to_string(), |v| u8::from(*v).to_string());
+        let row = vec![
+            name.to_string(),
+            format!("{shape:?}"),
+            Stored::Bool.name().to_string(),
+            shown(values.iter().min()),
+            shown(values.iter().max()),
+            "0".to_string(),
+            "0".to_string(),
+        ];
+        self.rows.push((name.to_string(), row));
+        self.outputs.push(Output {
+            name: name.to_string(),
+            dtype: Stored::Bool,
+            shape: shape.to_vec(),
+            bytes: values.iter().map(|&v| u8::from(v)).collect(),
+        });
+    }
+
+    /// A sparse matrix.
+    pub fn matrix<T: Element + macheps::float::Float>(&mut self, name: &str, a: &macheps::Csr<T>) -> Outcome {
+        let mut row = summary(name, &[a.rows(), a.cols()], a.values());
+        row[1] += &format!(", {} entries", a.entries());
+        self.rows.push((name.to_string(), row));
+        let mut bytes = Vec::new();
+        macheps::sparse::matrix_market::write(&mut bytes, a)?;
+        self.outputs.push(Output {
+            name: name.to_string(),
+            dtype: T::DTYPE.into(),
+            shape: vec![a.rows(), a.cols()],
+            bytes,
+        });
+        Ok(())
     }
 
     /// A result of indices or counts.

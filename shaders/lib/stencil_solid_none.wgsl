@@ -1,0 +1,4 @@
+// No cell is solid.
+fn is_solid(cell: u32) -> bool {
+    return false;
+}

@@ -1,0 +1,749 @@
+//! Whole solves: batches of iterations on a device with a look at the ledger between them, judged on the host in f64.
+
+use super::device::{BoundConjugateGradient, CgState, CgStatus, Remembered};
+use super::reference::{self, Control};
+use super::{CgOptions, CgViews, Form, LinearSystem, check_rtol};
+use crate::context::Context;
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::float::{frexp, ldexp};
+use crate::gpu::{BufferView, Gpu, Readback};
+use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async};
+use crate::solve::vector;
+use crate::solve::{
+    Breakdown, CsrOperator, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts,
+    Solution,
+};
+use futures::FutureExt;
+use std::sync::OnceLock;
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Instant;
+
+/// How often a solve is taken up again because the f64 residual is larger than the device believed, without refinement.
+const SECOND_TRIES: usize = 3;
+
+/// What an inner solve of a refinement is asked for: more would be lost in f32.
+const INNER_RTOL: f64 = 1e-5;
+
+/// A correction that leaves more than this of the residual is no use: A rounded to f32 is then singular or indefinite, or nearly so.
+const GAINED: f64 = 0.1;
+
+/// Checks a call and says how many systems it has.
+fn check(system: &LinearSystem<'_>, options: &CgOptions) -> Result<usize> {
+    check_rtol(options.rtol)?;
+    options.checked_interval()?;
+    let n = system.operator.size();
+    let len = system.b.len();
+    if (n == 0 && len > 0) || (n > 0 && !len.is_multiple_of(n)) {
+        return Err(Error::shape("b", format!("a multiple of {n} numbers"), len.to_string()));
+    }
+    if let Some(x0) = system.x0.filter(|x0| x0.len() != len) {
+        return Err(Error::shape(
+            "x0",
+            format!("{len} numbers, as b has"),
+            x0.len().to_string(),
+        ));
+    }
+    if let Some(m) = system.preconditioner.filter(|m| m.size() != n) {
+        return Err(Error::shape(
+            "preconditioner",
+            format!("size {n}"),
+            format!("size {}", m.size()),
+        ));
+    }
+    for (what, values) in [("b", Some(system.b)), ("x0", system.x0)] {
+        if let Some(i) = values.and_then(|v| v.iter().position(|x| !x.is_finite())) {
+            return Err(Error::shape(
+                what,
+                "finite numbers",
+                format!("{} at {i}", values.map_or(f64::NAN, |v| v[i])),
+            ));
+        }
+    }
+    Ok(if n == 0 { 1 } else { len / n })
+}
+
+/// Seconds since a solve began; 0 where there is no clock.
+struct Clock {
+    #[cfg(not(target_arch = "wasm32"))]
+    begin: Instant,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        Clock {
+            #[cfg(not(target_arch = "wasm32"))]
+            begin: Instant::now(),
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        #[cfg(not(target_arch = "wasm32"))]
+        return self.begin.elapsed().as_secs_f64();
+        #[cfg(target_arch = "wasm32")]
+        0.0
+    }
+}
+
+/// The CPU path: the reference, in f64.
+fn on_cpu(system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Result<Vec<Solution>> {
+    let n = system.operator.size();
+    let control = Control::new(options.rtol, options.iteration_limit(n));
+    (0..systems)
+        .map(|k| {
+            let clock = Clock::start();
+            let range = k * n..(k + 1) * n;
+            let b = &system.b[range.clone()];
+            let x0 = system.x0.map(|x0| &x0[range]);
+            let mut product = |x: &[f64], y: &mut [f64]| system.operator.apply(x, y);
+            let mut apply = |r: &[f64], z: &mut [f64]| {
+                if let Some(m) = system.preconditioner {
+                    m.apply(r, z);
+                }
+            };
+            let precondition: Option<&mut reference::Map<'_>> = if system.preconditioner.is_some() {
+                Some(&mut apply)
+            } else {
+                None
+            };
+            let run = reference::conjugate_gradient(&mut product, precondition, b, x0, &control)?;
+            if let Some(progress) = &options.progress {
+                progress(run.iterations, run.relative_residual);
+            }
+            let facts = RunFacts {
+                residual_history: run.residual_history,
+                alphas: &run.alphas,
+                betas: &run.betas,
+                preconditioner: system.preconditioner,
+                unit_roundoff: f64::EPSILON / 2.0,
+                seconds: clock.seconds(),
+                ..RunFacts::new(run.outcome, options.rtol, run.iterations)
+            };
+            let report = Report::assess(system.operator, b, &run.x, &facts, &options.report)?;
+            Ok(Solution { x: run.x, report })
+        })
+        .collect()
+}
+
+/// One system under way on a device.
+struct Progressing {
+    b_norm: f64,
+    /// The device solves for b and x times 2^exponent.
+    exponent: i32,
+    x: Vec<f64>,
+    relative_residual: f64,
+    history: Vec<f64>,
+    alphas: Vec<f64>,
+    betas: Vec<f64>,
+    /// Iterations of earlier rounds.
+    before: usize,
+    state: CgState,
+    done: bool,
+}
+
+impl Progressing {
+    fn iterations(&self) -> usize {
+        self.before + self.state.iterations
+    }
+
+    /// How the device says that it ended.
+    fn outcome(&self) -> Outcome {
+        let kind = match self.state.status {
+            CgStatus::NotPositiveDefinite => Breakdown::NotPositiveDefinite,
+            CgStatus::NonFinite => Breakdown::NonFinite,
+            CgStatus::Stagnation => Breakdown::Stagnation,
+            CgStatus::Converged => return Outcome::Converged,
+            _ => return Outcome::IterationLimit,
+        };
+        let iteration = self.iterations();
+        Outcome::Breakdown { kind, iteration }
+    }
+}
+
+/// What the host does next.
+enum Next {
+    /// Wait for bytes, then [`Machine::take`] them.
+    Wait(Readback),
+    Done,
+}
+
+enum Stage {
+    /// The ledger after a batch.
+    Ledger,
+    /// The solution.
+    Solution,
+}
+
+/// Systems bound to buffers of a device, solved as a machine that is driven by whoever can wait.
+struct Machine<'a> {
+    gpu: &'a Gpu,
+    operator: &'a dyn LinearOperator,
+    options: &'a CgOptions,
+    /// Exponent of the factor of the coefficients: the device sees 2^e A, and M^-1 / 2^e only where that is a diagonal.
+    factor: i32,
+    bound: BoundConjugateGradient,
+    b: wgpu::Buffer,
+    x: wgpu::Buffer,
+    systems: Vec<Progressing>,
+    goal: Goal,
+    stage: Stage,
+    /// Iterations recorded in this round.
+    recorded: usize,
+    round: usize,
+}
+
+/// What a solve is asked for.
+#[derive(Clone, Copy)]
+struct Goal {
+    rtol: f64,
+    max_iterations: usize,
+    second_tries: usize,
+    /// Rejections of the device's that end it, if not the usual number.
+    patience: Option<u32>,
+}
+
+impl<'a> Machine<'a> {
+    fn new(
+        gpu: &'a Gpu,
+        operator: &'a dyn LinearOperator,
+        preconditioner: &dyn Preconditioner,
+        options: &'a CgOptions,
+        systems: usize,
+    ) -> Result<Self> {
+        gpu.check_alive()?;
+        let n = operator.size();
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        let bytes = (systems * n * 4) as u64;
+        let b = gpu.create_buffer("conjugate_gradient b", bytes, usage)?;
+        let x = gpu.create_buffer("conjugate_gradient x", bytes, usage)?;
+        let view = |buffer| BufferView::new(buffer, DType::F32, &[systems, n]);
+        let views = CgViews {
+            b: &view(&b),
+            x: &view(&x),
+        };
+        let bound = BoundConjugateGradient::bind(gpu, operator, preconditioner, &views, options)?;
+        let factor = match preconditioner.form() {
+            PreconditionerForm::Diagonal(_) => 0,
+            _ => bound.exponent(),
+        };
+        Ok(Machine {
+            gpu,
+            operator,
+            options,
+            factor,
+            bound,
+            b,
+            x,
+            systems: Vec::new(),
+            goal: Goal {
+                rtol: options.rtol,
+                max_iterations: options.iteration_limit(n),
+                second_tries: 0,
+                patience: None,
+            },
+            stage: Stage::Ledger,
+            recorded: 0,
+            round: 0,
+        })
+    }
+
+    /// Uploads right-hand sides and starts, each system's times a power of two that brings b near 1.
+    fn begin(&mut self, b: &[f64], x0: Option<&[f64]>, goal: Goal) -> Result<()> {
+        let n = self.operator.size();
+        let mut systems = Vec::new();
+        let (mut b_values, mut x_values) = (Vec::with_capacity(b.len()), vec![0.0f32; b.len()]);
+        for k in 0..self.bound.systems() {
+            let range = k * n..(k + 1) * n;
+            let b = &b[range.clone()];
+            let exponent = exponent_of(b);
+            let b_norm = vector::norm(b);
+            b_values.extend(narrowed(b, exponent));
+            let mut first = if b_norm == 0.0 { 0.0 } else { 1.0 };
+            if let Some(x0) = x0 {
+                let x0 = &x0[range.clone()];
+                x_values[range].copy_from_slice(&narrowed(x0, exponent));
+                if b_norm > 0.0 {
+                    first = self.residual(b, x0) / b_norm;
+                }
+            }
+            // The single reduction's history begins with it.
+            let history = if self.bound.form() == Form::SingleReduction {
+                Vec::new()
+            } else {
+                vec![first]
+            };
+            systems.push(Progressing {
+                b_norm,
+                exponent,
+                x: vec![0.0; n],
+                relative_residual: f64::INFINITY,
+                history,
+                alphas: Vec::new(),
+                betas: Vec::new(),
+                before: 0,
+                state: CgState::default(),
+                done: false,
+            });
+        }
+        self.gpu.write(&self.b, 0, bytemuck::cast_slice(&b_values))?;
+        self.gpu.write(&self.x, 0, bytemuck::cast_slice(&x_values))?;
+        match goal.patience {
+            Some(patience) => self.bound.set_patience(goal.rtol, goal.max_iterations, patience)?,
+            None => self.bound.set_goal(goal.rtol, goal.max_iterations)?,
+        }
+        self.systems = systems;
+        self.goal = goal;
+        self.stage = Stage::Ledger;
+        self.recorded = 0;
+        self.round = 0;
+        Ok(())
+    }
+
+    /// ||b - A x|| in f64.
+    fn residual(&self, b: &[f64], x: &[f64]) -> f64 {
+        let mut r = vec![0.0; b.len()];
+        self.operator.apply(x, &mut r);
+        r.iter_mut().zip(b).for_each(|(r, b)| *r = b - *r);
+        vector::norm(&r)
+    }
+
+    /// Submits what comes next.
+    fn advance(&mut self) -> Result<Next> {
+        if self.systems.iter().all(|s| s.done) {
+            return Ok(Next::Done);
+        }
+        let label = Some("conjugate_gradient");
+        let mut encoder = self
+            .gpu
+            .device()
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label,
+            timestamp_writes: None,
+        });
+        let (buffer, bytes) = match self.stage {
+            Stage::Ledger => {
+                if self.recorded == 0 {
+                    self.bound.record_start(&mut pass);
+                }
+                let batch = self.bound.replace_every();
+                self.bound.record_iterations(&mut pass, batch);
+                self.recorded += batch;
+                self.bound.ledger()
+            }
+            Stage::Solution => {
+                self.bound.record_finish(&mut pass);
+                (&self.x, (self.systems.len() * self.operator.size() * 4) as u64)
+            }
+        };
+        drop(pass);
+        Ok(Next::Wait(self.gpu.read_back(encoder, buffer, bytes)?))
+    }
+
+    /// Takes the bytes that [`Machine::advance`] asked to wait for.
+    fn take(&mut self, b: &[f64], bytes: &[u8]) -> Result<()> {
+        match self.stage {
+            Stage::Ledger => {
+                self.take_ledger(&bytemuck::pod_collect_to_vec::<u8, u32>(bytes));
+                Ok(())
+            }
+            Stage::Solution => self.take_solution(b, &bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
+        }
+    }
+
+    fn take_ledger(&mut self, ledger: &[u32]) {
+        for (k, s) in self.systems.iter_mut().enumerate().filter(|(_, s)| !s.done) {
+            let from = s.state.iterations;
+            s.state = self.bound.decode(ledger, k, 0);
+            let bb = self.bound.norm_b(ledger, k);
+            for Remembered { rr, alpha, beta } in self.bound.history(ledger, k, from, s.state.iterations) {
+                s.history.push(if bb > 0.0 { (rr / bb).sqrt() } else { 0.0 });
+                s.alphas.push(ldexp(alpha, self.factor));
+                s.betas.push(beta);
+            }
+        }
+        if let Some(progress) = &self.options.progress {
+            let running = || self.systems.iter().filter(|s| !s.done);
+            let iterations = running().map(Progressing::iterations).max().unwrap_or(0);
+            progress(
+                iterations,
+                running().map(|s| s.state.relative_residual).fold(0.0, f64::max),
+            );
+        }
+        if self.systems.iter().all(|s| s.done || s.state.status.ended()) {
+            self.stage = Stage::Solution;
+        }
+    }
+
+    /// Judges the device's x in f64, and takes systems up again that the device believed to be better than they are.
+    fn take_solution(&mut self, b: &[f64], solution: &[f32]) -> Result<()> {
+        let n = self.operator.size();
+        let goal = self.goal;
+        let mut tighter = goal.rtol;
+        let mut systems = std::mem::take(&mut self.systems);
+        for (k, s) in systems.iter_mut().enumerate().filter(|(_, s)| !s.done) {
+            let range = k * n..(k + 1) * n;
+            let x: Vec<f64> = solution[range.clone()]
+                .iter()
+                .map(|&x| ldexp(f64::from(x), -s.exponent))
+                .collect();
+            let relative = match self.residual(&b[range], &x) {
+                0.0 => 0.0,
+                norm => norm / s.b_norm,
+            };
+            let better = relative < 0.5 * s.relative_residual;
+            if relative <= s.relative_residual || self.round == 0 {
+                s.x = x;
+                s.relative_residual = relative;
+            }
+            s.done = relative <= goal.rtol
+                || s.state.status != CgStatus::Converged
+                || self.round >= goal.second_tries
+                || !better
+                || s.iterations() >= goal.max_iterations;
+            if !s.done {
+                // The device's own residual was small enough; it has to be as much smaller as it was wrong.
+                tighter = tighter.min(0.5 * goal.rtol * (goal.rtol / relative));
+                s.before = s.iterations();
+                s.state = CgState::default();
+                if self.bound.form() != Form::SingleReduction {
+                    // The blocks of the coefficients stay apart.
+                    if let Some(last) = s.betas.last_mut() {
+                        *last = 0.0;
+                    }
+                }
+            }
+        }
+        self.systems = systems;
+        if let Some(done) = self.systems.iter().filter(|s| !s.done).map(|s| s.before).max() {
+            self.round += 1;
+            self.recorded = 0;
+            self.stage = Stage::Ledger;
+            self.bound.set_goal(tighter, goal.max_iterations.saturating_sub(done))?;
+        }
+        Ok(())
+    }
+
+    /// What came of it, system by system.
+    fn results(&mut self) -> Vec<Progressing> {
+        let mut systems = std::mem::take(&mut self.systems);
+        if self.bound.form() == Form::SingleReduction {
+            for s in &mut systems {
+                // From what a direction kept of the one before to what an iteration leaves for the next.
+                if !s.betas.is_empty() {
+                    s.betas.remove(0);
+                    s.betas.push(0.0);
+                }
+                s.history.push(s.state.relative_residual);
+            }
+        }
+        systems
+    }
+}
+
+/// Who waits for a device's answer.
+trait Waiter {
+    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>>;
+}
+
+/// The thread itself: futures that wait so never pend.
+#[cfg(not(target_arch = "wasm32"))]
+struct Blocking;
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Waiter for Blocking {
+    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>> {
+        readback.wait()
+    }
+}
+
+/// Whatever runs the future.
+struct Executor;
+
+impl Waiter for Executor {
+    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>> {
+        readback.ready().await
+    }
+}
+
+async fn drive(
+    machine: &mut Machine<'_>,
+    waiter: &impl Waiter,
+    b: &[f64],
+    x0: Option<&[f64]>,
+    goal: Goal,
+) -> Result<Vec<Progressing>> {
+    machine.begin(b, x0, goal)?;
+    while let Next::Wait(readback) = machine.advance()? {
+        let bytes = waiter.bytes(readback).await?;
+        machine.take(b, &bytes)?;
+    }
+    Ok(machine.results())
+}
+
+/// Where the context computes.
+async fn solve(
+    context: &Context,
+    waiter: &impl Waiter,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+) -> Result<Vec<Solution>> {
+    let systems = check(system, options)?;
+    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
+        return on_cpu(system, options, systems);
+    };
+    let outcome = if options.refine {
+        refined(gpu, waiter, system, options, systems).await
+    } else {
+        unrefined(gpu, waiter, system, options, systems).await
+    };
+    match outcome {
+        Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
+            log::warn!("conjugate_gradient: the device was lost ({reason}); solving on the CPU");
+            on_cpu(system, options, systems)
+        }
+        other => other,
+    }
+}
+
+async fn unrefined(
+    gpu: &Gpu,
+    waiter: &impl Waiter,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+    systems: usize,
+) -> Result<Vec<Solution>> {
+    let clock = Clock::start();
+    let n = system.operator.size();
+    let none = Identity::new(n);
+    let mut machine = Machine::new(
+        gpu,
+        system.operator,
+        system.preconditioner.unwrap_or(&none),
+        options,
+        systems,
+    )?;
+    let goal = Goal {
+        rtol: options.rtol,
+        max_iterations: options.iteration_limit(n),
+        second_tries: SECOND_TRIES,
+        patience: None,
+    };
+    let found = drive(&mut machine, waiter, system.b, system.x0, goal).await?;
+    let seconds = clock.seconds();
+    found
+        .into_iter()
+        .zip(system.b.chunks_exact(n))
+        .map(|(s, b)| {
+            let facts = RunFacts {
+                residual_history: s.history.clone(),
+                alphas: &s.alphas,
+                betas: &s.betas,
+                preconditioner: system.preconditioner,
+                seconds,
+                ..RunFacts::new(s.outcome(), options.rtol, s.iterations())
+            };
+            let report = Report::assess(system.operator, b, &s.x, &facts, &options.report)?;
+            Ok(Solution { x: s.x, report })
+        })
+        .collect()
+}
+
+/// One system after the other, each corrected by solves for its f64 residual.
+async fn refined(
+    gpu: &Gpu,
+    waiter: &impl Waiter,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+    systems: usize,
+) -> Result<Vec<Solution>> {
+    let n = system.operator.size();
+    let none = Identity::new(n);
+    let m = system.preconditioner.unwrap_or(&none);
+    let lift: OnceLock<CsrOperator> = OnceLock::new();
+    let mut machine = Machine::new(gpu, system.operator, m, options, 1)?;
+    // With a little more on the diagonal, from the first round on that gained next to nothing.
+    let mut beyond: Option<Machine<'_>> = None;
+    let limit = options.iteration_limit(n);
+    let mut solutions = Vec::new();
+    for k in 0..systems {
+        let clock = Clock::start();
+        let range = k * n..(k + 1) * n;
+        let b = &system.b[range.clone()];
+        let x0 = system.x0.map(|x0| &x0[range]);
+        let mut rounds: Vec<Progressing> = Vec::new();
+        let mut used = 0;
+        let mut broken = None;
+        let inner = async |r: &[f64]| {
+            loop {
+                if broken.is_some() || used >= limit {
+                    // Nothing to add, which ends the refinement.
+                    return Ok(Correction::new(vec![0.0; n], 0));
+                }
+                let goal = Goal {
+                    rtol: INNER_RTOL.max(0.1 * options.rtol),
+                    max_iterations: limit - used,
+                    second_tries: 0,
+                    // The next correction starts from a better residual than the device has.
+                    patience: Some(0),
+                };
+                let lifts = beyond.is_some();
+                let mut found = drive(beyond.as_mut().unwrap_or(&mut machine), waiter, r, None, goal)
+                    .await?
+                    .remove(0);
+                used += found.iterations();
+                let broke = match found.outcome() {
+                    Outcome::Breakdown { kind, .. } if kind != Breakdown::Stagnation => Some(kind),
+                    _ => None,
+                };
+                let poor = broke.is_some() || found.relative_residual.is_nan() || found.relative_residual > GAINED;
+                if let (true, false, Some(a)) = (poor, lifts, system.operator.matrix()) {
+                    if lift.get().is_none() {
+                        // A second thread cannot have come first; if it had, its matrix is the same.
+                        let _ = lift.set(CsrOperator::new(lifted(a, LIFT)?)?);
+                    }
+                    if let Some(operator) = lift.get() {
+                        beyond = Some(Machine::new(gpu, operator, m, options, 1)?);
+                        continue;
+                    }
+                }
+                broken = broke;
+                let correction = Correction::new(std::mem::take(&mut found.x), found.iterations());
+                rounds.push(found);
+                return Ok(correction);
+            }
+        };
+        let found = refine_async(system.operator, b, x0, &RefinementOptions::new(options.rtol), inner).await?;
+        let outcome = match (found.outcome, broken) {
+            (Outcome::Converged, _) => Outcome::Converged,
+            (_, Some(kind)) => Outcome::Breakdown { kind, iteration: used },
+            _ if used >= limit => Outcome::IterationLimit,
+            (outcome, None) => outcome,
+        };
+        let (mut alphas, mut betas, mut residual_history) = (Vec::new(), Vec::new(), Vec::new());
+        for (round, before) in rounds.iter().zip(&found.residual_history) {
+            residual_history.extend(round.history.iter().map(|h| h * before));
+            alphas.extend_from_slice(&round.alphas);
+            betas.extend_from_slice(&round.betas);
+            // The blocks of the coefficients stay apart.
+            if let Some(last) = betas.last_mut() {
+                *last = 0.0;
+            }
+        }
+        residual_history.push(found.relative_residual);
+        let facts = RunFacts {
+            residual_history,
+            alphas: &alphas,
+            betas: &betas,
+            preconditioner: system.preconditioner,
+            unit_roundoff: f64::EPSILON / 2.0,
+            refinements: found.refinements,
+            seconds: clock.seconds(),
+            ..RunFacts::new(outcome, options.rtol, used)
+        };
+        let report = Report::assess(system.operator, b, &found.x, &facts, &options.report)?;
+        solutions.push(Solution { x: found.x, report });
+    }
+    Ok(solutions)
+}
+
+/// The exponent e for which 2^e v has its largest element between 1/2 and 1.
+fn exponent_of(v: &[f64]) -> i32 {
+    match vector::norm_inf(v) {
+        largest if largest > 0.0 && largest.is_finite() => -frexp(largest).1,
+        _ => 0,
+    }
+}
+
+fn narrowed(v: &[f64], exponent: i32) -> Vec<f32> {
+    v.iter().map(|&v| ldexp(v, exponent) as f32).collect()
+}
+
+/// Solves A x = b where the context computes: on a device in f32 with the residual judged in f64, on the CPU path in f64.
+///
+/// # Shapes
+/// `b` (and `x0`) of n numbers.
+///
+/// # Numerics, cost
+/// See [`super`]. b is scaled by a power of two, so that any magnitude of it will do.
+///
+/// # Errors
+/// [`Error::Shape`] for lengths that do not fit or numbers that are not finite, [`Error::Option`], what a device has against
+/// it. Systems that cannot be solved are reported, not refused: x is the best there is.
+///
+/// ```
+/// use macheps::solve::conjugate_gradient::{CgOptions, LinearSystem, conjugate_gradient};
+/// # use macheps::solve::{LinearOperator, OperatorCall, Record};
+/// # struct Matrix;
+/// # impl LinearOperator for Matrix {
+/// #     fn size(&self) -> usize { 2 }
+/// #     fn apply(&self, x: &[f64], y: &mut [f64]) { (y[0], y[1]) = (4.0 * x[0] + x[1], x[0] + 3.0 * x[1]) }
+/// #     fn bind(&self, _: &macheps::Gpu, _: &OperatorCall<'_>) -> macheps::Result<Box<dyn Record>> { unreachable!() }
+/// # }
+/// let ctx = macheps::Context::cpu();
+/// // [4 1; 1 3] x = [1; 2]
+/// let solution = conjugate_gradient(&ctx, &LinearSystem::new(&Matrix, &[1.0, 2.0]), &CgOptions::default())?;
+/// assert!(solution.report.converged());
+/// assert!((solution.x[0] - 1.0 / 11.0).abs() < 1e-6);
+/// # Ok::<(), macheps::Error>(())
+/// ```
+#[cfg(not(target_arch = "wasm32"))]
+pub fn conjugate_gradient(context: &Context, system: &LinearSystem<'_>, options: &CgOptions) -> Result<Solution> {
+    one(system)?;
+    first(conjugate_gradient_many(context, system, options)?)
+}
+
+/// As [`conjugate_gradient`], under any executor.
+///
+/// # Errors
+/// As there.
+pub async fn conjugate_gradient_async(
+    context: &Context,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+) -> Result<Solution> {
+    one(system)?;
+    first(conjugate_gradient_many_async(context, system, options).await?)
+}
+
+/// Solves k systems with one operator, side by side: `b` has k n numbers, system after system. A system that has ended costs
+/// nothing more while the others go on.
+///
+/// # Errors
+/// As [`conjugate_gradient`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn conjugate_gradient_many(
+    context: &Context,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+) -> Result<Vec<Solution>> {
+    // With this waiter the future is done when it is first asked.
+    solve(context, &Blocking, system, options)
+        .now_or_never()
+        .unwrap_or_else(|| Err(Error::Wgpu("a blocking wait did not block".into())))
+}
+
+/// As [`conjugate_gradient_many`], under any executor.
+///
+/// # Errors
+/// As there.
+pub async fn conjugate_gradient_many_async(
+    context: &Context,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+) -> Result<Vec<Solution>> {
+    solve(context, &Executor, system, options).await
+}
+
+fn one(system: &LinearSystem<'_>) -> Result<()> {
+    let (n, len) = (system.operator.size(), system.b.len());
+    if n == len {
+        return Ok(());
+    }
+    Err(Error::shape("b", format!("{n} numbers"), len.to_string()))
+}
+
+fn first(solutions: Vec<Solution>) -> Result<Solution> {
+    let none = || Error::shape("b", "one system", "none");
+    solutions.into_iter().next().ok_or_else(none)
+}
