@@ -1271,6 +1271,83 @@ fn unscales_tensors_by_their_names() {
     refuses(&["run", "unscale", "--input", "g01=a.npy"], &["g01"]);
 }
 
+/// [1 0 2; -3 4 0]
+const SMALL_MATRIX: &[u8] = b"%%MatrixMarket matrix coordinate integer general\n2 3 4\n1 1 1\n1 3 2\n2 1 -3\n2 2 4\n";
+
+#[test]
+fn sparse_products_of_matrix_market_files() {
+    let folder = Folder::new();
+    folder.write("a.mtx", SMALL_MATRIX);
+    folder.write(
+        "x.mtx",
+        b"%%MatrixMarket matrix array real general\n3 1\n10\n100\n1000\n",
+    );
+    folder.write(
+        "two.mtx",
+        b"%%MatrixMarket matrix array real general\n2 2\n1\n2\n3\n4\n",
+    );
+    folder.write("half.npy", &npy_f32(&[2], &[0.5, f32::NAN]));
+    folder.write(
+        "bad.mtx",
+        b"%%MatrixMarket matrix coordinate real general\n2 3 1\n1 4 1\n",
+    );
+    folder.write(
+        "large.mtx",
+        b"%%MatrixMarket matrix coordinate real general\n2 3 1\n1 2 1e39\n",
+    );
+    let run = |op: &str, a: &str, x: &str, rest: &[&str]| {
+        let (a, x) = (folder.arg("A", a), folder.arg("x", x));
+        let mut args: Vec<String> = ["run", op, "--device", "cpu", "--check", "--input", &a, "--input", &x]
+            .map(String::from)
+            .to_vec();
+        args.extend(rest.iter().map(|s| s.to_string()));
+        args
+    };
+    let (y, y0) = (folder.arg("y", "y.npy"), folder.arg("y0", "half.npy"));
+    let result = || read_npy::<f32>(&folder.path("y.npy"));
+    let said = succeeds(&run("spmv", "a.mtx", "x.mtx", &["--output", &y]));
+    assert!(
+        stdout(&said).contains("2 x 3 matrix with 4 entries in f32"),
+        "{}",
+        stdout(&said)
+    );
+    assert_eq!(result(), (vec![2], vec![2010.0, 370.0]));
+    // y0 does not count where beta is 0.
+    succeeds(&run(
+        "spmv",
+        "a.mtx",
+        "x.mtx",
+        &["--output", &y, "--input", &y0, "--dtype", "bf16", "--set", "alpha=2"],
+    ));
+    assert_eq!(result(), (vec![2], vec![4020.0, 740.0]));
+    succeeds(&run(
+        "spmm",
+        "a.mtx",
+        "two.mtx",
+        &["--output", &y, "--set", "transpose=true"],
+    ));
+    assert_eq!(result(), (vec![3, 2], vec![-5.0, -9.0, 8.0, 16.0, 2.0, 6.0]));
+    refuses(
+        &run("spmv", "a.mtx", "two.mtx", &[]),
+        &["x: expected the shape [3], got [2, 2]"],
+    );
+    refuses(
+        &run("spmv", "bad.mtx", "x.mtx", &[]),
+        &["bad.mtx", "line 3", "a column from 1 to 3"],
+    );
+    refuses(&run("spmv", "large.mtx", "x.mtx", &[]), &["row 0", "beyond"]);
+    refuses(&run("spmv", "x.npy", "x.mtx", &[]), &["x.npy", "expected a.mtx"]);
+    refuses(&run("spmv", "a.mtx", "x.mtx", &["--set", "beta=2"]), &["y0"]);
+    refuses(
+        &run("spmv", "a.mtx", "x.mtx", &["--set", "alpha=inf"]),
+        &["alpha=inf", "finite"],
+    );
+    refuses(
+        &["run", "spmv", "--input", &folder.arg("x", "x.mtx")],
+        &["needs an input A"],
+    );
+}
+
 // ---- Every operation of `run` ----
 
 /// A way to run some operations, and a way to run them wrongly.
@@ -1393,6 +1470,20 @@ const WAYS: &[Way] = &[
         outputs: &[("g0", &TABLE), ("norm", &[]), ("found_nonfinite", &[])],
         wrong: ("--set", "max_norm=-1", "positive"),
     },
+    Way {
+        ops: &["spmv"],
+        inputs: &[("A", "a.mtx"), ("x", "row"), ("y0", "pair")],
+        settings: &["alpha=2", "beta=-1"],
+        outputs: &[("y", &[2])],
+        wrong: ("--input", "x=pair", "expected the shape [3]"),
+    },
+    Way {
+        ops: &["spmm"],
+        inputs: &[("A", "a.mtx"), ("x", "tall")],
+        settings: &["transpose=false"],
+        outputs: &[("y", &[2, 2])],
+        wrong: ("--set", "beta=1", "y0"),
+    },
 ];
 
 /// The operations that the program names when asked for one that it does not have.
@@ -1413,6 +1504,8 @@ fn every_operation_runs_and_refuses() {
     folder.write("x.npy", &npy_f32(&TABLE, &positive));
     folder.write("row.npy", &npy_f32(&[3], &[0.5, 2.0, 1.0]));
     folder.write("pair.npy", &npy_f32(&[2], &[0.5, 2.0]));
+    folder.write("tall.npy", &npy_f32(&[3, 2], &positive));
+    folder.write("a.mtx", SMALL_MATRIX);
     folder.write("short.npy", &npy_f32(&[4], &[1.0; 4]));
     folder.write("labels.npy", &integers(&[2, 0]));
     folder.write("far.npy", &integers(&[2, 9]));
@@ -1427,7 +1520,8 @@ fn every_operation_runs_and_refuses() {
                 let replaced = wrong.filter(|w| w.0 == "--input").and_then(|w| w.1.split_once('='));
                 for (name, file) in way.inputs {
                     if replaced.is_none_or(|(wrong, _)| wrong != *name) {
-                        add("--input", folder.arg(name, &format!("{file}.npy")));
+                        let extension = if file.contains('.') { "" } else { ".npy" };
+                        add("--input", folder.arg(name, &format!("{file}{extension}")));
                     }
                 }
                 for setting in way.settings {

@@ -37,11 +37,7 @@ pub fn apply(a: &Csr<f64>, x: &[f64], y: &mut [f64]) {
 ///
 /// # Panics
 /// Where lengths do not fit.
-pub fn spmm<T: Float, X: Float + Sync>(a: &Csr<T>, x: &[X], k: usize, scale: Scale<'_, X>, y: &mut [X])
-where
-    T: Sync,
-    X: Send,
-{
+pub fn spmm<T: Float, X: Float>(a: &Csr<T>, x: &[X], k: usize, scale: Scale<'_, X>, y: &mut [X]) {
     assert_eq!((x.len(), y.len()), (a.cols() * k, a.rows() * k), "lengths of x and y");
     if k == 0 {
         return;
@@ -134,7 +130,7 @@ fn row_sum<T: Float, X: Float>(columns: &[u32], values: &[T], x: &[X]) -> f64 {
 }
 
 /// A row in pieces, each summed by some thread, added up in their order.
-fn long_sum<T: Float + Sync, X: Float + Sync>(a: &Csr<T>, row: usize, x: &[X]) -> f64 {
+fn long_sum<T: Float, X: Float>(a: &Csr<T>, row: usize, x: &[X]) -> f64 {
     let (columns, values) = a.row(row);
     let pieces = columns.len().div_ceil(PIECE);
     let mut sums = vec![0.0; pieces];

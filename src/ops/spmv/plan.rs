@@ -229,54 +229,67 @@ fn uneven(row_ptr: &[u32], layout: &Layout) -> bool {
     spent > needed + needed / 8
 }
 
+/// A dispatch in the making: its first block, and the entries touched so far, if there are any.
+struct Open {
+    begin: usize,
+    entries: Option<(u64, u64)>,
+}
+
+impl Open {
+    /// With the entries of one more block.
+    fn joined(&self, block: &Block, alignment: u64) -> Option<(u64, u64)> {
+        if block.entries.is_empty() {
+            return self.entries;
+        }
+        let low = block.entries.start / alignment * alignment;
+        let (from, to) = self.entries.unwrap_or((low, low));
+        Some((from.min(low), to.max(block.entries.end)))
+    }
+
+    fn close(&self, end: usize, first_block: usize) -> Window {
+        let (from, to) = self.entries.unwrap_or_default();
+        Window {
+            first_block: (first_block + self.begin * BLOCK_WORDS) as u32,
+            blocks: (end - self.begin) as u32,
+            entries: from..to,
+        }
+    }
+}
+
 /// Cuts the blocks into dispatches.
 fn windows(blocks: &[Block], first_block: usize, layout: &Layout) -> Result<Vec<Window>> {
+    let width = |entries: Option<(u64, u64)>| entries.map_or(0, |(from, to)| to - from);
     let mut windows: Vec<Window> = Vec::new();
     let mut spent = vec![0u64; layout.groups as usize];
-    let mut begin = 0;
-    let mut range = u64::MAX..0u64;
-    let close = |windows: &mut Vec<Window>, begin: usize, end: usize, range: &std::ops::Range<u64>| {
-        windows.push(Window {
-            first_block: (first_block + begin * BLOCK_WORDS) as u32,
-            blocks: (end - begin) as u32,
-            entries: range.start.min(range.end)..range.end,
-        });
+    let mut open = Open {
+        begin: 0,
+        entries: None,
     };
     for (k, block) in blocks.iter().enumerate() {
-        // Blocks without entries touch nothing.
-        let joined = if block.entries.is_empty() {
-            range.clone()
-        } else {
-            let low = block.entries.start / layout.alignment * layout.alignment;
-            range.start.min(low)..range.end.max(block.entries.end)
-        };
-        let slot = (k - begin) % spent.len();
+        // Workgroups take turns, so this block adds to what one of them spends.
+        let slot = (k - open.begin) % spent.len();
         let too_long = spent[slot] + block.iterations > MOST_ITERATIONS;
-        let too_wide = joined.end.saturating_sub(joined.start) > layout.window_entries;
-        if k > begin && (too_long || too_wide) {
-            close(&mut windows, begin, k, &range);
-            begin = k;
+        let too_wide = width(open.joined(block, layout.alignment)) > layout.window_entries;
+        if k > open.begin && (too_long || too_wide) {
+            windows.push(open.close(k, first_block));
+            open = Open {
+                begin: k,
+                entries: None,
+            };
             spent.fill(0);
-            range = u64::MAX..0;
-            if !block.entries.is_empty() {
-                range = block.entries.start / layout.alignment * layout.alignment..block.entries.end;
-            }
-            spent[0] = block.iterations;
-        } else {
-            spent[slot] += block.iterations;
-            range = joined;
         }
-        let need = range.end.saturating_sub(range.start);
-        if need > layout.window_entries {
+        spent[(k - open.begin) % layout.groups as usize] += block.iterations;
+        open.entries = open.joined(block, layout.alignment);
+        if width(open.entries) > layout.window_entries {
             return Err(Error::Limit {
                 what: "entries of a few rows in one storage binding",
-                need,
+                need: width(open.entries),
                 have: layout.window_entries,
             });
         }
     }
-    if begin < blocks.len() {
-        close(&mut windows, begin, blocks.len(), &range);
+    if open.begin < blocks.len() {
+        windows.push(open.close(blocks.len(), first_block));
     }
     Ok(windows)
 }

@@ -21,9 +21,8 @@ pub fn matrix(path: &str) -> Outcome<Csr<f64>> {
             "{path}: unknown kind of matrix; expected a.mtx or a.mtx.gz"
         )));
     }
-    Ok(matrix_market::read_file(path)?
-        .to_csr()
-        .map_err(|e| Failure::file(Path::new(path), e))?)
+    let contents = matrix_market::read_file(path)?;
+    contents.to_csr().map_err(|e| Failure::file(Path::new(path), e))
 }
 
 /// A dense array as a tensor: `[n]` for one column, else `[rows, columns]`.

@@ -40,6 +40,9 @@ pub fn run(args: &RunArgs) -> Outcome {
             args.op
         )));
     };
+    if beta != 0.0 && !call.has("y0") {
+        return Err(Failure::usage("beta is for y0, which is not given: --input y0=FILE"));
+    }
     call.check_outputs(|_| Stored::F32)?;
     let files = Files {
         a: market::matrix(path)?,
@@ -107,9 +110,6 @@ fn execute<T: Element + Float>(call: &Call, files: &Files) -> Outcome {
         && *given != k
     {
         return Err(Failure::usage(format!("y0: expected {k} vectors as in x, got {given}")));
-    }
-    if y0.is_none() && files.beta != 0.0 {
-        return Err(Failure::usage("beta is for y0, which is not given: --input y0=FILE"));
     }
     if y0.is_some() && files.beta == 0.0 {
         output::note("y0 is not used: beta is 0");
