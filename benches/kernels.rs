@@ -13,12 +13,12 @@ use macheps::ops::layer_norm::bounds::Quantity as NormQuantity;
 use macheps::ops::softmax::bounds::Quantity;
 use macheps::ops::softmax::cases::Case as SoftmaxCase;
 use macheps::ops::{
-    activation, audit, bce_with_logits, cross_entropy, layer_norm, optimizer, reduction, spmv, unscale,
+    activation, audit, bce_with_logits, cross_entropy, layer_norm, optimizer, prune, reduction, spmv, unscale,
 };
 use macheps::{
     ActivationKind, Context, ContextOptions, DType, DeviceSelector, Gpu, LossKind, NormKind, ReductionKind, wgpu,
 };
-use macheps::{Gpu, SoftmaxKind, SumMode, wgpu};
+use macheps::{SoftmaxKind, SumMode};
 use std::time::{Duration, Instant};
 
 /// A row on chip, many short rows, an odd length, one long row: small enough for a software driver.
@@ -62,7 +62,7 @@ fn time(prepared: &mut Prepared, iterations: u64) -> macheps::Result<Duration> {
             Ok(start.elapsed())
         }
         Prepared::Gpu(gpu, recording) => time_passes(gpu, iterations, |pass| recording.record_pass(pass)),
-        Prepared::Passes(gpu, record) => time_passes(gpu, iterations, record),
+        Prepared::Passes(gpu, record) => time_passes(gpu, iterations, &*record),
     }
 }
 
@@ -148,6 +148,15 @@ fn cases() -> Vec<Box<dyn Workload>> {
         all.push(Box::new(case));
     }
     for case in spmv::cases::bench_cases(true) {
+        all.push(Box::new(case));
+    }
+    for case in prune::cases::bench_cases(true) {
+        all.push(Box::new(case));
+    }
+    for case in macheps::solve::stencil::cases::bench_cases(true) {
+        all.push(Box::new(case));
+    }
+    for case in macheps::solve::conjugate_gradient::cases::bench_cases(true) {
         all.push(Box::new(case));
     }
     all

@@ -60,7 +60,7 @@ fn check(system: &LinearSystem<'_>, options: &CgOptions) -> Result<usize> {
             ));
         }
     }
-    Ok(if n == 0 { 1 } else { len / n })
+    Ok(len.checked_div(n).unwrap_or(1))
 }
 
 /// Seconds since a solve began; 0 where there is no clock.
