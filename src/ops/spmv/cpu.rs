@@ -61,9 +61,12 @@ pub fn spmm<T: Float, X: Float>(a: &Csr<T>, x: &[X], k: usize, scale: Scale<'_, 
                 own[0] = finish(long_sum(a, first, x), first);
                 return;
             }
-            for (i, y) in rows.zip(own) {
-                let (columns, values) = a.row(i);
-                *y = finish(row_sum(columns, values, x), i);
+            let ends = &a.row_ptr()[first + 1..=rows.end];
+            let mut begin = a.row_ptr()[first] as usize;
+            for (i, (y, &end)) in rows.zip(own.iter_mut().zip(ends)) {
+                let row = begin..end as usize;
+                begin = row.end;
+                *y = finish(row_sum(&a.columns()[row.clone()], &a.values()[row], x), i);
             }
             return;
         }
@@ -112,9 +115,39 @@ fn shares_of(row_ptr: &[u32]) -> Vec<Range<usize>> {
     shares
 }
 
-/// Four sums take turns; always in the same order.
+/// The sum of a row. Lengths that grids give have code of their own, without loops.
 #[inline(always)]
 fn row_sum<T: Float, X: Float>(columns: &[u32], values: &[T], x: &[X]) -> f64 {
+    match columns.len() {
+        0 => 0.0,
+        1 => short_sum::<1, T, X>(columns, values, x),
+        2 => short_sum::<2, T, X>(columns, values, x),
+        3 => short_sum::<3, T, X>(columns, values, x),
+        4 => short_sum::<4, T, X>(columns, values, x),
+        5 => short_sum::<5, T, X>(columns, values, x),
+        6 => short_sum::<6, T, X>(columns, values, x),
+        7 => short_sum::<7, T, X>(columns, values, x),
+        8 => short_sum::<8, T, X>(columns, values, x),
+        9 => short_sum::<9, T, X>(columns, values, x),
+        _ => any_sum(columns, values, x),
+    }
+}
+
+/// [`any_sum`] of N entries.
+#[inline(always)]
+fn short_sum<const N: usize, T: Float, X: Float>(columns: &[u32], values: &[T], x: &[X]) -> f64 {
+    let (Some(columns), Some(values)) = (columns.first_chunk::<N>(), values.first_chunk::<N>()) else {
+        return any_sum(columns, values, x);
+    };
+    let mut sums = [0.0; 4];
+    for k in 0..N {
+        sums[k % 4] += values[k].widen() * x[columns[k] as usize].widen();
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
+/// Four sums take turns; always in the same order.
+fn any_sum<T: Float, X: Float>(columns: &[u32], values: &[T], x: &[X]) -> f64 {
     let mut sums = [0.0; 4];
     let (quads, last) = columns.as_chunks::<4>();
     let (value_quads, last_values) = values.as_chunks::<4>();
