@@ -1471,6 +1471,13 @@ const WAYS: &[Way] = &[
         wrong: ("--set", "max_norm=-1", "positive"),
     },
     Way {
+        ops: &["prune"],
+        inputs: &[("x", "x")],
+        settings: &["sparsity=0.5"],
+        outputs: &[("mask", &TABLE), ("threshold", &[])],
+        wrong: ("--set", "sparsity=1.5", "sparsity"),
+    },
+    Way {
         ops: &["spmv"],
         inputs: &[("A", "a.mtx"), ("x", "row"), ("y0", "pair")],
         settings: &["alpha=2", "beta=-1"],
