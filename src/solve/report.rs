@@ -63,6 +63,8 @@ pub struct Report {
     pub preconditioned_condition_estimate: Option<f64>,
     /// Bound on ||x - x*|| / ||x*|| made of estimates, with a safety factor.
     pub forward_error_bound: Option<f64>,
+    /// Whether A showed itself to be singular or not positive definite as far as f64 can tell, in a run of its own.
+    pub doubtful: bool,
     /// Corrections by iterative refinement.
     pub refinements: usize,
     /// What to do about it, in words.
@@ -164,6 +166,27 @@ struct Condition {
     error: Option<f64>,
     /// ||A||, or what is known of it.
     norm: Option<f64>,
+    /// Whether A turned out to be singular or indefinite as far as f64 can tell.
+    doubtful: bool,
+}
+
+impl Condition {
+    /// Nothing can be said about errors.
+    fn doubtful() -> Condition {
+        Condition {
+            doubtful: true,
+            ..Condition::default()
+        }
+    }
+}
+
+/// Asymmetry, relative to the largest element, beyond which a matrix is not symmetric up to rounding.
+const ROUNDING: f64 = 1e-12;
+
+/// Whether a stored matrix is known not to be symmetric.
+pub(super) fn unsymmetric(operator: &dyn LinearOperator) -> Option<f64> {
+    let symmetry = operator.matrix()?.symmetry();
+    (symmetry.largest_difference > ROUNDING).then_some(symmetry.largest_difference)
 }
 
 impl Report {
@@ -222,16 +245,26 @@ impl Report {
             },
             outcome => outcome,
         };
-        let judged = is_finite(&r) && n > 0 && b_norm > 0.0;
+        // Without iterations of conjugate gradients there is nothing that asks for symmetry.
+        let asymmetry = if facts.alphas.is_empty() {
+            None
+        } else {
+            unsymmetric(operator)
+        };
+        let judged = is_finite(&r) && n > 0 && b_norm > 0.0 && asymmetry.is_none();
+        // What rounding may have hidden of r: each of its elements is a sum.
+        let a_norm = operator.norm_inf();
+        let hidden = a_norm.map_or(0.0, |a| f64::EPSILON * (a * norm(x) + b_norm));
         let found = match options.condition {
-            ConditionEstimate::FromRun if judged => from_run(&r, facts),
-            ConditionEstimate::OwnRun if judged => own_run(operator, &r, facts)?,
+            ConditionEstimate::FromRun if judged => from_run(&r, hidden, facts),
+            ConditionEstimate::OwnRun if judged => own_run(operator, &r, hidden, facts)?,
             _ => Condition::default(),
         };
-        let forward_error_bound = if relative_residual == 0.0 {
+        let forward_error_bound = if b_norm == 0.0 && r_norm == 0.0 && norm_inf(x) == 0.0 {
+            // x = 0 is exact.
             Some(0.0)
         } else {
-            let a_norm = operator.norm_inf().or(found.norm);
+            let a_norm = a_norm.or(found.norm);
             found.error.and_then(|error| {
                 let q = error / norm(x);
                 let by_x = if q < 1.0 { q / (1.0 - q) } else { f64::INFINITY };
@@ -248,15 +281,16 @@ impl Report {
             condition_estimate: found.condition,
             preconditioned_condition_estimate: found.preconditioned,
             forward_error_bound,
+            doubtful: found.doubtful,
             refinements: facts.refinements,
             advice: Vec::new(),
             seconds: facts.seconds,
         };
-        report.advise(operator, facts);
+        report.advise(facts, asymmetry, found.doubtful);
         Ok(report)
     }
 
-    fn advise(&mut self, operator: &dyn LinearOperator, facts: &RunFacts<'_>) {
+    fn advise(&mut self, facts: &RunFacts<'_>, asymmetry: Option<f64>, doubtful: bool) {
         let mut advice = Vec::new();
         let converged = self.converged();
         if let Outcome::Breakdown { kind, iteration } = self.outcome {
@@ -268,8 +302,12 @@ impl Report {
                 Breakdown::NonFinite => advice.push(
                     "infinities or NaN appeared: scale the matrix and the right-hand side, or look for them in the input".to_string(),
                 ),
+                Breakdown::Stagnation if facts.unit_roundoff > f64::EPSILON => advice.push(format!(
+                    "the residual stays at {:.1e}: that is what f32 reaches; use iterative refinement",
+                    self.relative_residual
+                )),
                 Breakdown::Stagnation => advice.push(format!(
-                    "the residual stays at {:.1e}: that is what this precision reaches; use iterative refinement",
+                    "the residual stays at {:.1e}: that is what x in f64 reaches for this matrix; loosen the tolerance",
                     self.relative_residual
                 )),
                 Breakdown::ZeroDiagonal { row } => advice.push(format!(
@@ -286,14 +324,17 @@ impl Report {
                     .to_string(),
             );
         }
-        if let Some(matrix) = operator.matrix().filter(|_| !converged) {
-            let symmetry = matrix.symmetry();
-            if !symmetry.exact {
-                advice.push(format!(
-                    "the matrix is not symmetric (largest difference {:.1e} of the largest element): conjugate gradients need a symmetric one",
-                    symmetry.largest_difference
-                ));
-            }
+        if let Some(difference) = asymmetry {
+            advice.push(format!(
+                "the matrix is not symmetric (largest difference {difference:.1e} of the largest element): conjugate gradients need a symmetric one, \
+                 and nothing is known about the error"
+            ));
+        }
+        if doubtful {
+            advice.push(
+                "the matrix is singular or not positive definite as far as f64 can tell: other x may do as well, and nothing is known about the error"
+                    .to_string(),
+            );
         }
         if let Some(condition) = self.condition_estimate {
             if condition * facts.unit_roundoff > 1.0 {
@@ -343,7 +384,7 @@ pub struct Solution {
 }
 
 /// What the coefficients of the run say.
-fn from_run(r: &[f64], facts: &RunFacts<'_>) -> Condition {
+fn from_run(r: &[f64], hidden: f64, facts: &RunFacts<'_>) -> Condition {
     let Some((low, high)) = Tridiagonal::from_conjugate_gradient(facts.alphas, facts.betas).extremes() else {
         return Condition::default();
     };
@@ -357,8 +398,9 @@ fn from_run(r: &[f64], facts: &RunFacts<'_>) -> Condition {
         PreconditionerForm::Identity => Condition {
             condition: Some(high / low),
             preconditioned: None,
-            error: Some(SAFETY_FACTOR * norm(r) / low),
+            error: Some(SAFETY_FACTOR * (norm(r) + hidden) / low),
             norm: Some(high),
+            doubtful: false,
         },
         PreconditionerForm::Diagonal(inverse) => {
             let largest = inverse.iter().fold(0.0f64, |m, v| m.max(v.abs()));
@@ -366,8 +408,9 @@ fn from_run(r: &[f64], facts: &RunFacts<'_>) -> Condition {
             Condition {
                 condition: None,
                 preconditioned: Some(high / low),
-                error: Some(SAFETY_FACTOR * largest.sqrt() * norm(&scaled) / low),
+                error: Some(SAFETY_FACTOR * largest.sqrt() * (norm(&scaled) + largest.sqrt() * hidden) / low),
                 norm: None,
+                doubtful: false,
             }
         }
         PreconditionerForm::General => Condition {
@@ -378,8 +421,8 @@ fn from_run(r: &[f64], facts: &RunFacts<'_>) -> Condition {
 }
 
 /// What a separate run on A says.
-fn own_run(operator: &dyn LinearOperator, r: &[f64], facts: &RunFacts<'_>) -> Result<Condition> {
-    let mut found = from_run(r, facts);
+fn own_run(operator: &dyn LinearOperator, r: &[f64], hidden: f64, facts: &RunFacts<'_>) -> Result<Condition> {
+    let mut found = from_run(r, hidden, facts);
     let n = operator.size();
     let mut product = |x: &[f64], y: &mut [f64]| operator.apply(x, y);
     let Some(mut krylov) = Krylov::new(Krylov::random(n)) else {
@@ -393,9 +436,11 @@ fn own_run(operator: &dyn LinearOperator, r: &[f64], facts: &RunFacts<'_>) -> Re
         }
     }
     let (smallest, largest) = (krylov.smallest(), krylov.largest());
-    if smallest.value + smallest.error < 0.0 {
-        // Not positive definite: no condition of this kind.
-        return Ok(Condition::default());
+    // Not positive definite, or all of a small space known and an eigenvalue of 0 in it: no condition of this kind.
+    let rounding = 4.0 * n as f64 * f64::EPSILON * largest.value;
+    if smallest.value + smallest.error < 0.0 || (krylov.exhausted || krylov.steps() == n) && smallest.value <= rounding
+    {
+        return Ok(Condition::doubtful());
     }
     let diagonal = facts
         .preconditioner
@@ -427,13 +472,13 @@ fn own_run(operator: &dyn LinearOperator, r: &[f64], facts: &RunFacts<'_>) -> Re
     let Some(inverse) = lanczos::inverse(&mut product, with, start, &options)? else {
         return Ok(found);
     };
-    if inverse.steps == 0 || inverse.smallest.value <= 0.0 {
-        return Ok(found);
+    if inverse.steps == 0 || inverse.smallest.value <= f64::EPSILON * largest.value {
+        return Ok(Condition::doubtful());
     }
     let low = inverse.smallest.value;
     // What the residual of e leaves is bounded by the smallest eigenvalue.
     let direct = e_norm + first.relative_residual * r_norm / low;
     found.condition = Some((largest.value / low).max(1.0));
-    found.error = Some(SAFETY_FACTOR_OWN_RUN * direct.max(r_norm / low));
+    found.error = Some(SAFETY_FACTOR_OWN_RUN * (direct.max(r_norm / low) + hidden / low));
     Ok(found)
 }

@@ -416,3 +416,67 @@ fn solve_on_devices() {
         near(&read_f64(&folder, "x.npy"), &beyond, 1e-3);
     }
 }
+
+/// Matrices whose answer cannot be trusted: no digits are promised, and the advice says why.
+#[test]
+fn solve_promises_no_digits_that_it_does_not_have() {
+    let folder = Folder::new();
+    let mtx = |entries: &str, n: usize, count: usize| {
+        format!("%%MatrixMarket matrix coordinate real general\n{n} {n} {count}\n{entries}")
+    };
+    // Singular to working precision; exactly singular with a consistent b; not symmetric.
+    folder.write(
+        "near.mtx",
+        mtx("1 1 1\n1 2 1\n2 1 1\n2 2 1.0000000000000002\n", 2, 4).as_bytes(),
+    );
+    folder.write(
+        "singular.mtx",
+        mtx("1 1 1\n1 2 -1\n2 1 -1\n2 2 2\n2 3 -1\n3 2 -1\n3 3 1\n", 3, 7).as_bytes(),
+    );
+    folder.write("skewed.mtx", mtx("1 1 4\n1 2 1\n2 2 4\n", 2, 3).as_bytes());
+    folder.write("two.npy", &npy_f64(&[2.0, 2.0]));
+    folder.write("three.npy", &npy_f64(&[1.0, 0.0, -1.0]));
+    for (name, rhs) in [("near", "two"), ("singular", "three"), ("skewed", "two")] {
+        let matrix = folder.path(&format!("{name}.mtx")).display().to_string();
+        let rhs = folder.path(&format!("{rhs}.npy")).display().to_string();
+        let json = folder.path("report.json").display().to_string();
+        let args = [
+            "solve",
+            &matrix,
+            "--rhs",
+            &rhs,
+            "--precond",
+            "none",
+            "--device",
+            "cpu",
+            "--json",
+            &json,
+        ];
+        macheps(&args);
+        let report = self::json(&folder, "report.json");
+        let bound = report["forward_error_bound"].as_f64();
+        assert!(bound.is_none_or(|bound| bound >= 0.1), "{name}: {report}");
+        assert!(
+            !report["advice"].as_array().expect("a list").is_empty(),
+            "{name}: {report}"
+        );
+    }
+}
+
+#[test]
+fn solve_keeps_its_inputs() {
+    let folder = Folder::new();
+    let text = "%%MatrixMarket matrix coordinate real general\n1 1 1\n1 1 2\n";
+    folder.write("a.mtx", text.as_bytes());
+    folder.write("b.npy", &npy_f64(&[2.0]));
+    let path = |name: &str| folder.path(name).display().to_string();
+    let (a, b) = (path("a.mtx"), path("b.npy"));
+    for (option, file) in [("--plot", &a), ("--json", &a), ("--json", &b), ("--output", &b)] {
+        let args = ["solve", &a, "--rhs", &b, "--device", "cpu", option, file];
+        refuses(&args, &["would write over"]);
+    }
+    assert_eq!(
+        std::fs::read(folder.path("a.mtx")).expect("still there"),
+        text.as_bytes()
+    );
+}

@@ -708,3 +708,22 @@ fn planted_seam_counted_twice() {
     });
     assert_eq!(caught.len(), gpus.len(), "{}: caught only on {caught:?}", bug.name);
 }
+
+/// One row of a million entries between short ones, in every strategy's pieces.
+#[test]
+fn one_dense_row_of_a_million() {
+    let cols = 1_000_000;
+    let mut columns: Vec<u32> = vec![5, 999_999];
+    columns.extend(0..cols as u32);
+    columns.push(0);
+    let row_ptr = vec![0, 2, 2 + cols as u32, 2 + cols as u32, 3 + cols as u32];
+    let values: Vec<f32> = (0..columns.len()).map(|k| (k % 17) as f32 - 8.0).collect();
+    let a = Csr::try_new(4, cols, row_ptr, columns, values).unwrap();
+    let x: Vec<f32> = (0..cols).map(|j| (j % 5) as f32 - 2.0).collect();
+    for adapter in adapters::all("one_dense_row_of_a_million") {
+        for options in strategies().filter(|o| !o.transpose) {
+            let y = run(adapter.gpu(), &a, &options, &x, (1.0, 0.0), None);
+            judge(&a, &x, (1.0, 0.0), None, &y).unwrap_or_else(|m| panic!("{} {options:?}: {m}", adapter.name));
+        }
+    }
+}

@@ -133,6 +133,19 @@ pub fn check_reports(reports: &[(&str, Option<&Path>)]) -> Outcome {
     Ok(())
 }
 
+/// Refuses to write over a file that is read. Inputs are their options and files.
+pub fn check_inputs_stay(inputs: &[(&str, &Path)], written: &[(&str, Option<&Path>)]) -> Outcome {
+    for &(option, path) in written {
+        let Some(path) = path.filter(|path| path.is_file()) else {
+            continue;
+        };
+        if let Some((input, _)) = inputs.iter().find(|(_, file)| identity(file) == identity(path)) {
+            return Err(Failure::file(path, format!("{option} would write over {input}")));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go; `dtype` tells the type of
 /// each by its name.
 pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) -> Outcome {

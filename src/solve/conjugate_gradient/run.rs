@@ -259,12 +259,11 @@ impl<'a> Machine<'a> {
             let b_norm = vector::norm(b);
             b_values.extend(narrowed(b, exponent));
             let mut first = if b_norm == 0.0 { 0.0 } else { 1.0 };
-            if let Some(x0) = x0 {
-                let x0 = &x0[range.clone()];
-                x_values[range].copy_from_slice(&narrowed(x0, exponent));
-                if b_norm > 0.0 {
-                    first = self.residual(b, x0) / b_norm;
-                }
+            let mut start = vec![0.0; n];
+            if let Some(x0) = x0.filter(|_| b_norm > 0.0) {
+                start.copy_from_slice(&x0[range.clone()]);
+                x_values[range].copy_from_slice(&narrowed(&start, exponent));
+                first = self.residual(b, &start) / b_norm;
             }
             // The single reduction's history begins with it.
             let history = if self.bound.form() == Form::SingleReduction {
@@ -275,8 +274,8 @@ impl<'a> Machine<'a> {
             systems.push(Progressing {
                 b_norm,
                 exponent,
-                x: vec![0.0; n],
-                relative_residual: f64::INFINITY,
+                x: start,
+                relative_residual: first,
                 history,
                 alphas: Vec::new(),
                 betas: Vec::new(),
@@ -391,8 +390,9 @@ impl<'a> Machine<'a> {
                 0.0 => 0.0,
                 norm => norm / s.b_norm,
             };
-            let better = relative < 0.5 * s.relative_residual;
-            if relative <= s.relative_residual || self.round == 0 {
+            let better = self.round == 0 || relative < 0.5 * s.relative_residual;
+            // What the device has may be worse than what it began with.
+            if relative <= s.relative_residual {
                 s.x = x;
                 s.relative_residual = relative;
             }
@@ -571,7 +571,9 @@ async fn refined(
         let range = k * n..(k + 1) * n;
         let b = &system.b[range.clone()];
         let x0 = system.x0.map(|x0| &x0[range]);
-        let mut rounds: Vec<Progressing> = Vec::new();
+        // Each with the number of corrections before it.
+        let mut rounds: Vec<(usize, Progressing)> = Vec::new();
+        let mut corrections = 0;
         let mut used = 0;
         let mut broken = None;
         let inner = async |r: &[f64]| {
@@ -604,12 +606,14 @@ async fn refined(
                     }
                     if let Some(operator) = lift.get() {
                         beyond = Some(Machine::new(gpu, operator, m, options, 1)?);
+                        rounds.push((corrections, found));
                         continue;
                     }
                 }
                 broken = broke;
                 let correction = Correction::new(std::mem::take(&mut found.x), found.iterations());
-                rounds.push(found);
+                rounds.push((corrections, found));
+                corrections += 1;
                 return Ok(correction);
             }
         };
@@ -621,8 +625,10 @@ async fn refined(
             (outcome, None) => outcome,
         };
         let (mut alphas, mut betas, mut residual_history) = (Vec::new(), Vec::new(), Vec::new());
-        for (round, before) in rounds.iter().zip(&found.residual_history) {
-            residual_history.extend(round.history.iter().map(|h| h * before));
+        residual_history.extend(found.residual_history.first());
+        for (corrections, round) in &rounds {
+            let before = found.residual_history.get(*corrections).copied().unwrap_or(0.0);
+            residual_history.extend(round.history.iter().skip(1).map(|h| h * before));
             alphas.extend_from_slice(&round.alphas);
             betas.extend_from_slice(&round.betas);
             // The blocks of the coefficients stay apart.
@@ -630,7 +636,6 @@ async fn refined(
                 *last = 0.0;
             }
         }
-        residual_history.push(found.relative_residual);
         let facts = RunFacts {
             residual_history,
             alphas: &alphas,

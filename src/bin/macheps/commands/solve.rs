@@ -1,6 +1,6 @@
 //! `macheps solve`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use macheps::solve::conjugate_gradient::{CgOptions, LinearSystem, conjugate_gradient};
@@ -67,11 +67,17 @@ pub fn run(args: &SolveArgs) -> Outcome {
     };
     destination::check(&outputs, |_| Stored::F64)?;
     let written = outputs.first().map(|(_, to)| to.path());
-    destination::check_reports(&[
+    let reports = [
         ("--output", written),
         ("--json", json),
         ("--plot", args.plot.as_deref()),
-    ])?;
+    ];
+    destination::check_reports(&reports)?;
+    let file = |source: &'_ str| PathBuf::from(source.split_once('#').map_or(source, |(path, _)| path));
+    let (rhs, x0) = (file(&args.rhs), args.x0.as_deref().map(file));
+    let mut inputs = vec![("the matrix", Path::new(&args.matrix)), ("--rhs", &rhs)];
+    inputs.extend(x0.as_deref().map(|path| ("--x0", path)));
+    destination::check_inputs_stay(&inputs, &reports)?;
 
     let device = Device::open(&args.device.device)?;
     let matrix = read_matrix(&args.matrix, plan.shift)?;
@@ -141,7 +147,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
         }
     }
 
-    if ctx.gpu().is_some() && !args.refine && !report.converged() {
+    if ctx.gpu().is_some() && !args.refine && stagnated(report.outcome) {
         report
             .advice
             .push("--refine corrects the answer with residuals in f64, beyond what the device's f32 reaches".into());
@@ -390,7 +396,8 @@ fn estimate(
         facts.unit_roundoff = f64::EPSILON / 2.0;
     }
     let own = Report::assess(operator, b, x, &facts, &ReportOptions::new(ConditionEstimate::OwnRun))?;
-    if own.condition_estimate.is_some() {
+    if own.condition_estimate.is_some() || own.doubtful {
+        report.doubtful = own.doubtful;
         report.condition_estimate = own.condition_estimate;
         report.forward_error_bound = own.forward_error_bound;
         report.advice = own.advice;
@@ -494,4 +501,16 @@ fn text(device: &Device, body: &Body) -> String {
         text += &format!("\nAdvice: {advice}.");
     }
     text
+}
+
+/// Whether the residual stopped falling.
+fn stagnated(outcome: macheps::solve::Outcome) -> bool {
+    use macheps::solve::{Breakdown, Outcome};
+    matches!(
+        outcome,
+        Outcome::Breakdown {
+            kind: Breakdown::Stagnation,
+            ..
+        }
+    )
 }
