@@ -28,7 +28,7 @@ pub use csr::CsrOperator;
 pub use eigenvalues::{
     ConditionNumber, EigenMethod, EigenOptions, Eigenvalue, condition_number, largest_eigenvalue, smallest_eigenvalue,
 };
-pub use operator::{LinearOperator, OperatorCall, Record};
+pub use operator::{LinearOperator, OperatorCall, Record, Threaded};
 pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm};
 pub use preconditioners::{
     Identity, IncompleteCholesky, IncompleteCholeskyOptions, JacobiPreconditioner, RowOrder, Ssor,

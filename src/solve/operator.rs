@@ -4,9 +4,20 @@ use crate::error::Result;
 use crate::gpu::{BufferView, Gpu, Recording};
 use crate::sparse::Csr;
 
+/// Send and Sync, except in browsers, where what belongs to a device stays in its thread. Implemented for everything that is.
+#[cfg(not(target_arch = "wasm32"))]
+pub trait Threaded: Send + Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Send + Sync + ?Sized> Threaded for T {}
+/// Send and Sync, except in browsers, where what belongs to a device stays in its thread. Implemented for everything that is.
+#[cfg(target_arch = "wasm32")]
+pub trait Threaded {}
+#[cfg(target_arch = "wasm32")]
+impl<T: ?Sized> Threaded for T {}
+
 /// Work that is bound to its buffers and can be recorded any number of times. Recording creates no wgpu object, submits nothing
 /// and waits for nothing.
-pub trait Record: Send + Sync {
+pub trait Record: Threaded {
     /// Records into an open compute pass. Dispatches of a pass run in order, each seeing what those before it wrote.
     fn record(&self, pass: &mut wgpu::ComputePass<'_>);
 
@@ -59,7 +70,7 @@ impl<'a> OperatorCall<'a> {
 ///
 /// Implement it for matrices that are never stored. What a device computes and [`LinearOperator::apply`] are the same linear map up
 /// to the rounding of f32; solvers judge what the device found by the latter.
-pub trait LinearOperator: Send + Sync {
+pub trait LinearOperator: Threaded {
     /// n.
     fn size(&self) -> usize;
 

@@ -1,6 +1,6 @@
 //! What a solver asks of a preconditioner.
 
-use super::Record;
+use super::{Record, Threaded};
 use crate::error::Result;
 use crate::gpu::{BufferView, Gpu};
 
@@ -36,7 +36,7 @@ pub enum PreconditionerForm {
 }
 
 /// A symmetric positive definite M^-1 that is near A^-1 and cheap.
-pub trait Preconditioner: Send + Sync {
+pub trait Preconditioner: Threaded {
     /// What reports call it.
     fn name(&self) -> &str;
 

@@ -202,7 +202,7 @@ pub(super) fn judge<T: Float>(
 
 /// `y = alpha A x + beta y0` on the context's device.
 ///
-/// Definition, shapes and numerics: [module documentation](self). A device gets the matrix anew in every call: to multiply by one matrix
+/// Definition, shapes and numerics: [module documentation](super). A device gets the matrix anew in every call: to multiply by one matrix
 /// often, make a [`Spmv`].
 ///
 /// # Errors

@@ -14,6 +14,7 @@ use crate::solve::{
     Breakdown, CsrOperator, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts,
     Solution,
 };
+#[cfg(not(target_arch = "wasm32"))]
 use futures::FutureExt;
 use std::sync::OnceLock;
 #[cfg(not(target_arch = "wasm32"))]

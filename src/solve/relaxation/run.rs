@@ -488,7 +488,7 @@ impl Clock {
     }
 }
 
-/// Solves A x = b by Jacobi's method, weighted by [`RelaxationOptions::omega`], on any operator with a diagonal. See [`super::relaxation`].
+/// Solves A x = b by Jacobi's method, weighted by [`RelaxationOptions::omega`], on any operator with a diagonal. See the [module](super).
 ///
 /// The report's history has the residual of every sweep.
 ///
@@ -542,7 +542,7 @@ pub async fn jacobi_async(
     problem.solve(context).await
 }
 
-/// Solves A x = b by successive over-relaxation, for operators with entries ([`LinearOperator::matrix`]). See [`super::relaxation`].
+/// Solves A x = b by successive over-relaxation, for operators with entries ([`LinearOperator::matrix`]). See the [module](super).
 ///
 /// The report's history has the residual at the start and at every look at it, [`RelaxationOptions::check_every`] sweeps apart, as sweeps leave none.
 ///
