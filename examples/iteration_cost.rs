@@ -2,6 +2,8 @@
 //! bytes as its vectors have. Give a part of an adapter's name, or take what there is:
 //!
 //!     cargo run --release --example iteration_cost -- llvmpipe
+//!
+//! `--quick` measures a small case, and briefly.
 
 use macheps::bench::iteration_cost;
 use macheps::solve::conjugate_gradient::cases::bench_cases;
@@ -9,10 +11,14 @@ use macheps::{Context, ContextOptions, DeviceSelector};
 use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let device = match std::env::args().nth(1) {
-        Some(name) => name.parse::<DeviceSelector>()?,
-        None => DeviceSelector::Gpu,
-    };
+    let (mut device, mut quick) = (DeviceSelector::Gpu, false);
+    for argument in std::env::args().skip(1) {
+        if argument == "--quick" {
+            quick = true;
+        } else {
+            device = argument.parse()?;
+        }
+    }
     let context = match Context::with_options(ContextOptions {
         device,
         ..Default::default()
@@ -24,8 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     println!("{}", context.choice().device.label());
-    for case in bench_cases(false) {
-        let cost = iteration_cost(&context, &case, Duration::from_secs(5))?;
+    for case in bench_cases(quick) {
+        let cost = iteration_cost(&context, &case, Duration::from_secs(if quick { 1 } else { 5 }))?;
         println!(
             "{:55} {:8.3} ms = {:.2} x (product {:.3} ms + copy of its vectors {:.3} ms)",
             case.shape_name(),

@@ -174,7 +174,18 @@ run_examples() {
         printf -- '-- %s\n' "${example%.rs}"
         # The document of the repository is written by a release build, by hand.
         arguments=()
-        [ "$example" = accuracy.rs ] && arguments=("$scratch/accuracy.md" --quick)
+        case $example in
+            accuracy.rs) arguments=("$scratch/accuracy.md" --quick) ;;
+            iteration_cost.rs) arguments=(--quick) ;;
+            solvers_table.rs)
+                local matrices=${MACHEPS_SHARED_DATA:-../shared/data}/matrices
+                if [ ! -f "$matrices/index.json" ]; then
+                    echo 'SKIPPED: no matrices outside the package'
+                    continue
+                fi
+                arguments=("$matrices" "$scratch/solvers.md" --only wathen96)
+                ;;
+        esac
         cargo run --locked --quiet --features cli --example "${example%.rs}" -- "${arguments[@]}" || return 1
     done
 }
