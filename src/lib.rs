@@ -1,6 +1,7 @@
 //! WGSL compute kernels for numerics that stay right: stable softmax and log-sum-exp, losses with their gradients, reductions,
-//! layer norms and mixed precision on any wgpu device, with a CPU path that needs no driver, and with every GPU result checkable
-//! against a CPU reference within a stated bound. On the host: a float toolkit, gradient checks, sparse matrices and their files.
+//! layer norms, mixed precision, sparse products and solvers on any wgpu device, with a CPU path that needs no driver, and with
+//! every GPU result checkable against a CPU reference within a stated bound. On the host: a float toolkit, gradient checks, sparse
+//! matrices and their files.
 //!
 //! ```
 //! let ctx = macheps::Context::new()?;

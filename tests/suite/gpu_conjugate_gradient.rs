@@ -134,6 +134,9 @@ fn dispatches_of_an_iteration() {
         let b = right_hand_side(400, 2);
         let none = Identity::new(400);
         let jacobi = JacobiPreconditioner::new(&a).expect("positive");
+        // Left to itself it needs no more than three for any operator of one dispatch.
+        let (left_alone, ..) = bound(gpu, &user, &jacobi, &b, CgOptions::default());
+        assert_eq!(left_alone.dispatches_per_iteration(), 3, "{}", adapter.name);
         for (form, most) in [(Form::Standard, 3), (Form::SingleReduction, 2)] {
             for m in [&none as &dyn Preconditioner, &jacobi] {
                 for (operator, more) in [(&stencil as &dyn LinearOperator, 0), (&matrix, 0), (&user, 1)] {

@@ -247,7 +247,7 @@ impl BoundConjugateGradient {
             ));
         }
         let replace_every = options.checked_interval()?;
-        let form = options.form_for(gpu, n, &preconditioner.form())?;
+        let form = options.form_for(gpu, operator, &preconditioner.form())?;
         let mut bound = BoundConjugateGradient {
             gpu: gpu.clone(),
             form,

@@ -44,7 +44,8 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Form {
-    /// The single reduction for small systems on hardware, where dispatches count, the standard form elsewhere.
+    /// The single reduction for small systems on hardware, where dispatches count, and for operators that leave no dot product, which
+    /// it brings to three dispatches an iteration; the standard form elsewhere.
     #[default]
     Auto,
     /// Hestenes and Stiefel: three dispatches an iteration.
@@ -146,14 +147,17 @@ impl CgOptions {
         Ok(self.check_every.next_multiple_of(2))
     }
 
-    fn form_for(&self, gpu: &Gpu, n: usize, preconditioner: &PreconditionerForm) -> Result<Form> {
+    fn form_for(&self, gpu: &Gpu, operator: &dyn LinearOperator, preconditioner: &PreconditionerForm) -> Result<Form> {
         let general = *preconditioner == PreconditionerForm::General;
         match self.form {
             Form::SingleReduction if general => Err(Error::Unsupported {
                 what: "the single reduction with this preconditioner".into(),
                 reason: "it is for preconditioners that are none or diagonal; use the standard form".into(),
             }),
-            Form::Auto if !general && !gpu.capabilities().software && n < SMALL => Ok(Form::SingleReduction),
+            Form::Auto if !general && operator.dot_partials(gpu).is_none() => Ok(Form::SingleReduction),
+            Form::Auto if !general && !gpu.capabilities().software && operator.size() < SMALL => {
+                Ok(Form::SingleReduction)
+            }
             Form::Auto => Ok(Form::Standard),
             form => Ok(form),
         }
