@@ -91,9 +91,15 @@ pub(crate) fn norm(x: &[f64]) -> f64 {
 
 /// e such that values times 2^-e are at most 1 and the largest is at least a half; 0 for zeros.
 pub(crate) fn exponent(x: &[f64]) -> i32 {
-    match norm_inf(x) {
-        largest if largest > 0.0 && largest.is_finite() => frexp(largest).1,
-        _ => 0,
+    exponent_of(norm_inf(x))
+}
+
+/// The same of a largest magnitude.
+pub(crate) fn exponent_of(largest: f64) -> i32 {
+    if largest > 0.0 && largest.is_finite() {
+        frexp(largest).1
+    } else {
+        0
     }
 }
 

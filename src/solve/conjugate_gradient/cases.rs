@@ -58,13 +58,9 @@ impl Case {
 
     /// Vectors of n numbers that an iteration moves besides its product, each read or write counted.
     pub fn vectors_moved(&self) -> u64 {
-        let diagonal = u64::from(self.jacobi);
-        match self.form {
-            // p, s, d, r read and written, w read; u written where it is not r.
-            Form::SingleReduction => 9 + 2 * diagonal,
-            // p, q, d, r read, d and r written; r and p read, p written. The diagonal twice.
-            _ => 9 + 2 * diagonal,
-        }
+        // Standard: p, q, d, r read, d and r written; r and p read, p written. Single reduction: p, s, d, r read and written, w read.
+        // With a diagonal that twice, or once and u written.
+        9 + 2 * u64::from(self.jacobi)
     }
 
     /// Least traffic: of the matrix and of all vectors, the product's x and y too.

@@ -5,6 +5,7 @@ use super::{CgOptions, CgViews, Form};
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::{Bind, BufferView, Dispatches, Gpu};
+use crate::solve::vector::exponent_of;
 use crate::solve::{LinearOperator, OperatorCall, Preconditioner, PreconditionerCall, PreconditionerForm, Record};
 
 const LABEL: &str = "conjugate_gradient";
@@ -206,14 +207,6 @@ fn vectors(buffer: &wgpu::Buffer, systems: usize, n: usize, pitch: usize) -> Buf
     }
 }
 
-/// The exponent e for which 2^e A has a norm between 1/2 and 1.
-fn exponent_of(norm: Option<f64>) -> i32 {
-    match norm {
-        Some(norm) if norm.is_finite() && norm > 0.0 => -crate::float::frexp(norm).1,
-        _ => 0,
-    }
-}
-
 impl BoundConjugateGradient {
     pub(super) fn bind(
         gpu: &Gpu,
@@ -314,7 +307,8 @@ impl BoundConjugateGradient {
             vector("conjugate_gradient r", 0)?,
             vector("conjugate_gradient p", 0)?,
         );
-        self.exponent = exponent_of(operator.norm_inf());
+        // 2^exponent A has a norm between 1/2 and 1.
+        self.exponent = operator.norm_inf().map_or(0, |norm| -exponent_of(norm));
 
         let mut builder = Builder {
             gpu: &gpu,

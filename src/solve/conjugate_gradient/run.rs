@@ -6,19 +6,16 @@ use super::{CgOptions, CgViews, Form, LinearSystem, check_rtol};
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::float::{frexp, ldexp};
+use crate::float::ldexp;
 use crate::gpu::{BufferView, Gpu, Readback};
+use crate::solve::clock::Clock;
 use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async};
 use crate::solve::vector;
 use crate::solve::{
     Breakdown, CsrOperator, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts,
     Solution,
 };
-#[cfg(not(target_arch = "wasm32"))]
-use futures::FutureExt;
 use std::sync::OnceLock;
-#[cfg(not(target_arch = "wasm32"))]
-use std::time::Instant;
 
 /// How often a solve is taken up again because the f64 residual is larger than the device believed, without refinement.
 const SECOND_TRIES: usize = 3;
@@ -62,28 +59,6 @@ fn check(system: &LinearSystem<'_>, options: &CgOptions) -> Result<usize> {
         }
     }
     Ok(len.checked_div(n).unwrap_or(1))
-}
-
-/// Seconds since a solve began; 0 where there is no clock.
-struct Clock {
-    #[cfg(not(target_arch = "wasm32"))]
-    begin: Instant,
-}
-
-impl Clock {
-    fn start() -> Clock {
-        Clock {
-            #[cfg(not(target_arch = "wasm32"))]
-            begin: Instant::now(),
-        }
-    }
-
-    fn seconds(&self) -> f64 {
-        #[cfg(not(target_arch = "wasm32"))]
-        return self.begin.elapsed().as_secs_f64();
-        #[cfg(target_arch = "wasm32")]
-        0.0
-    }
 }
 
 /// The CPU path: the reference, in f64.
@@ -161,21 +136,7 @@ impl Progressing {
     }
 }
 
-/// What the host does next.
-enum Next {
-    /// Wait for bytes, then [`Machine::take`] them.
-    Wait(Readback),
-    Done,
-}
-
-enum Stage {
-    /// The ledger after a batch.
-    Ledger,
-    /// The solution.
-    Solution,
-}
-
-/// Systems bound to buffers of a device, solved as a machine that is driven by whoever can wait.
+/// Systems bound to buffers of a device, and how far they are.
 struct Machine<'a> {
     gpu: &'a Gpu,
     operator: &'a dyn LinearOperator,
@@ -187,9 +148,6 @@ struct Machine<'a> {
     x: wgpu::Buffer,
     systems: Vec<Progressing>,
     goal: Goal,
-    stage: Stage,
-    /// Iterations recorded in this round.
-    recorded: usize,
     round: usize,
 }
 
@@ -242,8 +200,6 @@ impl<'a> Machine<'a> {
                 second_tries: 0,
                 patience: None,
             },
-            stage: Stage::Ledger,
-            recorded: 0,
             round: 0,
         })
     }
@@ -256,7 +212,8 @@ impl<'a> Machine<'a> {
         for k in 0..self.bound.systems() {
             let range = k * n..(k + 1) * n;
             let b = &b[range.clone()];
-            let exponent = exponent_of(b);
+            // 2^exponent b has its largest element between 1/2 and 1.
+            let exponent = -vector::exponent(b);
             let b_norm = vector::norm(b);
             b_values.extend(narrowed(b, exponent));
             let mut first = if b_norm == 0.0 { 0.0 } else { 1.0 };
@@ -293,8 +250,6 @@ impl<'a> Machine<'a> {
         }
         self.systems = systems;
         self.goal = goal;
-        self.stage = Stage::Ledger;
-        self.recorded = 0;
         self.round = 0;
         Ok(())
     }
@@ -307,50 +262,47 @@ impl<'a> Machine<'a> {
         vector::norm(&r)
     }
 
-    /// Submits what comes next.
-    fn advance(&mut self) -> Result<Next> {
-        if self.systems.iter().all(|s| s.done) {
-            return Ok(Next::Done);
-        }
+    /// Submits one pass and reads a buffer back after it.
+    fn submit(
+        &self,
+        record: impl FnOnce(&mut wgpu::ComputePass<'_>),
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+    ) -> Result<Readback> {
         let label = Some("conjugate_gradient");
-        let mut encoder = self
-            .gpu
-            .device()
-            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+        let device = self.gpu.device();
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
+        record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label,
             timestamp_writes: None,
-        });
-        let (buffer, bytes) = match self.stage {
-            Stage::Ledger => {
-                if self.recorded == 0 {
-                    self.bound.record_start(&mut pass);
-                }
-                let batch = self.bound.replace_every();
-                self.bound.record_iterations(&mut pass, batch);
-                self.recorded += batch;
-                self.bound.ledger()
+        }));
+        self.gpu.read_back(encoder, buffer, bytes)
+    }
+
+    /// A batch of iterations, the first of a round or a later one, and the ledger after it.
+    fn batch(&self, first: bool) -> Result<Readback> {
+        let (ledger, bytes) = self.bound.ledger();
+        let record = |pass: &mut wgpu::ComputePass<'_>| {
+            if first {
+                self.bound.record_start(pass);
             }
-            Stage::Solution => {
-                self.bound.record_finish(&mut pass);
-                (&self.x, (self.systems.len() * self.operator.size() * 4) as u64)
-            }
+            self.bound.record_iterations(pass, self.bound.replace_every());
         };
-        drop(pass);
-        Ok(Next::Wait(self.gpu.read_back(encoder, buffer, bytes)?))
+        self.submit(record, ledger, bytes)
     }
 
-    /// Takes the bytes that [`Machine::advance`] asked to wait for.
-    fn take(&mut self, b: &[f64], bytes: &[u8]) -> Result<()> {
-        match self.stage {
-            Stage::Ledger => {
-                self.take_ledger(&bytemuck::pod_collect_to_vec::<u8, u32>(bytes));
-                Ok(())
-            }
-            Stage::Solution => self.take_solution(b, &bytemuck::pod_collect_to_vec::<u8, f32>(bytes)),
-        }
+    /// The end of a round, and the solutions.
+    fn solutions(&self) -> Result<Readback> {
+        let bytes = (self.systems.len() * self.operator.size() * 4) as u64;
+        self.submit(|pass| self.bound.record_finish(pass), &self.x, bytes)
     }
 
+    /// Whether no system wants another batch in this round.
+    fn ended(&self) -> bool {
+        self.systems.iter().all(|s| s.done || s.state.status.ended())
+    }
+
+    /// What the ledger says after a batch.
     fn take_ledger(&mut self, ledger: &[u32]) {
         for (k, s) in self.systems.iter_mut().enumerate().filter(|(_, s)| !s.done) {
             let from = s.state.iterations;
@@ -369,9 +321,6 @@ impl<'a> Machine<'a> {
                 iterations,
                 running().map(|s| s.state.relative_residual).fold(0.0, f64::max),
             );
-        }
-        if self.systems.iter().all(|s| s.done || s.state.status.ended()) {
-            self.stage = Stage::Solution;
         }
     }
 
@@ -418,8 +367,6 @@ impl<'a> Machine<'a> {
         self.systems = systems;
         if let Some(done) = self.systems.iter().filter(|s| !s.done).map(|s| s.before).max() {
             self.round += 1;
-            self.recorded = 0;
-            self.stage = Stage::Ledger;
             self.bound.set_goal(tighter, goal.max_iterations.saturating_sub(done))?;
         }
         Ok(())
@@ -442,78 +389,22 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Who waits for a device's answer.
-trait Waiter {
-    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>>;
-}
-
-/// The thread itself: futures that wait so never pend.
-#[cfg(not(target_arch = "wasm32"))]
-struct Blocking;
-
-#[cfg(not(target_arch = "wasm32"))]
-impl Waiter for Blocking {
-    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>> {
-        readback.wait()
-    }
-}
-
-/// Whatever runs the future.
-struct Executor;
-
-impl Waiter for Executor {
-    async fn bytes(&self, readback: Readback) -> Result<Vec<u8>> {
-        readback.ready().await
-    }
-}
-
-async fn drive(
-    machine: &mut Machine<'_>,
-    waiter: &impl Waiter,
-    b: &[f64],
-    x0: Option<&[f64]>,
-    goal: Goal,
-) -> Result<Vec<Progressing>> {
+async fn drive(machine: &mut Machine<'_>, b: &[f64], x0: Option<&[f64]>, goal: Goal) -> Result<Vec<Progressing>> {
     machine.begin(b, x0, goal)?;
-    while let Next::Wait(readback) = machine.advance()? {
-        let bytes = waiter.bytes(readback).await?;
-        machine.take(b, &bytes)?;
+    while machine.systems.iter().any(|s| !s.done) {
+        let mut first = true;
+        while first || !machine.ended() {
+            let ledger = machine.batch(first)?.ready().await?;
+            machine.take_ledger(&bytemuck::pod_collect_to_vec::<u8, u32>(&ledger));
+            first = false;
+        }
+        let solutions = machine.solutions()?.ready().await?;
+        machine.take_solution(b, &bytemuck::pod_collect_to_vec::<u8, f32>(&solutions))?;
     }
     Ok(machine.results())
 }
 
-/// Where the context computes.
-async fn solve(
-    context: &Context,
-    waiter: &impl Waiter,
-    system: &LinearSystem<'_>,
-    options: &CgOptions,
-) -> Result<Vec<Solution>> {
-    let systems = check(system, options)?;
-    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
-        return on_cpu(system, options, systems);
-    };
-    let outcome = if options.refine {
-        refined(gpu, waiter, system, options, systems).await
-    } else {
-        unrefined(gpu, waiter, system, options, systems).await
-    };
-    match outcome {
-        Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
-            log::warn!("conjugate_gradient: the device was lost ({reason}); solving on the CPU");
-            on_cpu(system, options, systems)
-        }
-        other => other,
-    }
-}
-
-async fn unrefined(
-    gpu: &Gpu,
-    waiter: &impl Waiter,
-    system: &LinearSystem<'_>,
-    options: &CgOptions,
-    systems: usize,
-) -> Result<Vec<Solution>> {
+async fn unrefined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Result<Vec<Solution>> {
     let clock = Clock::start();
     let n = system.operator.size();
     let none = Identity::new(n);
@@ -530,7 +421,7 @@ async fn unrefined(
         second_tries: SECOND_TRIES,
         patience: None,
     };
-    let found = drive(&mut machine, waiter, system.b, system.x0, goal).await?;
+    let found = drive(&mut machine, system.b, system.x0, goal).await?;
     let seconds = clock.seconds();
     found
         .into_iter()
@@ -551,13 +442,7 @@ async fn unrefined(
 }
 
 /// One system after the other, each corrected by solves for its f64 residual.
-async fn refined(
-    gpu: &Gpu,
-    waiter: &impl Waiter,
-    system: &LinearSystem<'_>,
-    options: &CgOptions,
-    systems: usize,
-) -> Result<Vec<Solution>> {
+async fn refined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Result<Vec<Solution>> {
     let n = system.operator.size();
     let none = Identity::new(n);
     let m = system.preconditioner.unwrap_or(&none);
@@ -591,7 +476,7 @@ async fn refined(
                     patience: Some(0),
                 };
                 let lifts = beyond.is_some();
-                let mut found = drive(beyond.as_mut().unwrap_or(&mut machine), waiter, r, None, goal)
+                let mut found = drive(beyond.as_mut().unwrap_or(&mut machine), r, None, goal)
                     .await?
                     .remove(0);
                 used += found.iterations();
@@ -651,14 +536,6 @@ async fn refined(
         solutions.push(Solution { x: found.x, report });
     }
     Ok(solutions)
-}
-
-/// The exponent e for which 2^e v has its largest element between 1/2 and 1.
-fn exponent_of(v: &[f64]) -> i32 {
-    match vector::norm_inf(v) {
-        largest if largest > 0.0 && largest.is_finite() => -frexp(largest).1,
-        _ => 0,
-    }
 }
 
 fn narrowed(v: &[f64], exponent: i32) -> Vec<f32> {
@@ -723,10 +600,7 @@ pub fn conjugate_gradient_many(
     system: &LinearSystem<'_>,
     options: &CgOptions,
 ) -> Result<Vec<Solution>> {
-    // With this waiter the future is done when it is first asked.
-    solve(context, &Blocking, system, options)
-        .now_or_never()
-        .unwrap_or_else(|| Err(Error::Wgpu("a blocking wait did not block".into())))
+    pollster::block_on(conjugate_gradient_many_async(context, system, options))
 }
 
 /// As [`conjugate_gradient_many`], under any executor.
@@ -738,7 +612,22 @@ pub async fn conjugate_gradient_many_async(
     system: &LinearSystem<'_>,
     options: &CgOptions,
 ) -> Result<Vec<Solution>> {
-    solve(context, &Executor, system, options).await
+    let systems = check(system, options)?;
+    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
+        return on_cpu(system, options, systems);
+    };
+    let outcome = if options.refine {
+        refined(gpu, system, options, systems).await
+    } else {
+        unrefined(gpu, system, options, systems).await
+    };
+    match outcome {
+        Err(Error::DeviceLost { reason }) if context.finishes_on_cpu() => {
+            log::warn!("conjugate_gradient: the device was lost ({reason}); solving on the CPU");
+            on_cpu(system, options, systems)
+        }
+        other => other,
+    }
 }
 
 fn one(system: &LinearSystem<'_>) -> Result<()> {

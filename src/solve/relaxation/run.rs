@@ -1,5 +1,6 @@
 //! Solves by relaxation, on a device and on the CPU path.
 
+use super::super::clock::Clock;
 use super::super::vector::norm;
 use super::super::{Breakdown, LinearOperator, Outcome, Report, RunFacts, Solution};
 use super::device::{BoundRelaxation, Jacobi, Sor, diagonal_of, inverses, matrix_of};
@@ -463,28 +464,6 @@ impl Problem<'_> {
             }
         };
         self.report(state, outcome, context.gpu().is_some(), clock.seconds())
-    }
-}
-
-/// Wall-clock time, where there is a clock.
-struct Clock {
-    #[cfg(not(target_arch = "wasm32"))]
-    start: std::time::Instant,
-}
-
-impl Clock {
-    fn start() -> Clock {
-        Clock {
-            #[cfg(not(target_arch = "wasm32"))]
-            start: std::time::Instant::now(),
-        }
-    }
-
-    fn seconds(&self) -> f64 {
-        #[cfg(not(target_arch = "wasm32"))]
-        return self.start.elapsed().as_secs_f64();
-        #[cfg(target_arch = "wasm32")]
-        0.0
     }
 }
 

@@ -281,22 +281,36 @@ impl Results {
 
     /// A result of flags.
     pub fn booleans(&mut self, name: &str, shape: &[usize], values: &[bool]) {
-        let shown = |v: Option<&bool>| v.map_or("-".to_string(), |v| u8::from(*v).to_string());
+        let numbers = values.iter().map(|&v| i64::from(v));
+        let bytes = values.iter().map(|&v| u8::from(v)).collect();
+        self.whole_numbers(name, shape, Stored::Bool, numbers, bytes);
+    }
+
+    /// Numbers that are what they are: none can be NaN or infinite.
+    fn whole_numbers(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: Stored,
+        values: impl Iterator<Item = i64> + Clone,
+        bytes: Vec<u8>,
+    ) {
+        let shown = |v: Option<i64>| v.map_or("-".to_string(), |v| v.to_string());
         let row = vec![
             name.to_string(),
             format!("{shape:?}"),
-            Stored::Bool.name().to_string(),
-            shown(values.iter().min()),
-            shown(values.iter().max()),
+            dtype.name().to_string(),
+            shown(values.clone().min()),
+            shown(values.max()),
             "0".to_string(),
             "0".to_string(),
         ];
         self.rows.push((name.to_string(), row));
         self.outputs.push(Output {
             name: name.to_string(),
-            dtype: Stored::Bool,
+            dtype,
             shape: shape.to_vec(),
-            bytes: values.iter().map(|&v| u8::from(v)).collect(),
+            bytes,
         });
     }
 
@@ -318,23 +332,8 @@ impl Results {
 
     /// A result of indices or counts.
     pub fn integers(&mut self, name: &str, shape: &[usize], values: &[i64]) {
-        let shown = |v: Option<&i64>| v.map_or("-".to_string(), i64::to_string);
-        let row = vec![
-            name.to_string(),
-            format!("{shape:?}"),
-            Stored::I64.name().to_string(),
-            shown(values.iter().min()),
-            shown(values.iter().max()),
-            "0".to_string(),
-            "0".to_string(),
-        ];
-        self.rows.push((name.to_string(), row));
-        self.outputs.push(Output {
-            name: name.to_string(),
-            dtype: Stored::I64,
-            shape: shape.to_vec(),
-            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        });
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.whole_numbers(name, shape, Stored::I64, values.iter().copied(), bytes);
     }
 
     /// What comparing a result with the CPU reference found.
