@@ -81,7 +81,8 @@ pub fn run(args: &AuditArgs) -> Outcome {
         .iter()
         .map(|text| Ok((text.as_str(), Source::parse(text)?)))
         .collect::<Outcome<Vec<_>>>()?;
-    destination::check_reports(&[("--json", json), ("--svg", args.svg.as_deref())])?;
+    let inputs: Vec<_> = sources.iter().map(|(text, source)| (*text, source.path())).collect();
+    destination::check_reports(&inputs, &[("--json", json), ("--svg", args.svg.as_deref())])?;
     let device = Device::open(&args.device.device)?;
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (text, source) in &sources {

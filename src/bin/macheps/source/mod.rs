@@ -47,7 +47,7 @@ impl Format {
 }
 
 impl Source {
-    /// Parses `x.npy`, `x.npz#name` or `x.safetensors#name`.
+    /// Parses `x.npy`, `x.npz#name`, `x.safetensors#name`, `x.mtx` or `x.mtx.gz`.
     pub fn parse(text: &str) -> Outcome<Source> {
         // A whole name first: `#` may be part of a path.
         if let Some(format) = Format::of(text) {
@@ -84,8 +84,13 @@ impl Source {
             }
         }
         Err(Failure::usage(format!(
-            "{text}: unknown kind of file; expected x.npy, x.npz#name or x.safetensors#name"
+            "{text}: unknown kind of file; expected x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file, such as x.mtx"
         )))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file, if all tensors of a safetensors file are meant or the one named.

@@ -1,10 +1,9 @@
 //! `macheps run spmv` and `spmm`.
 
 use macheps::ops::spmv::{SpmvInput, SpmvOptions, SpmvScale, forward, forward_checked};
-use macheps::sparse::Narrowing;
 use macheps::{CrossCheck, Csr, DType, Element, Error, bf16, f16, float::Float};
 
-use super::{Call, Results};
+use super::{Call, Names, Results};
 use crate::args::RunArgs;
 use crate::backend::Device;
 use crate::failure::{Failure, Outcome};
@@ -16,6 +15,7 @@ const SETTINGS: [&str; 3] = ["alpha", "beta", "transpose"];
 
 /// What was read.
 struct Files {
+    path: String,
     a: Csr<f64>,
     x: Tensor,
     y0: Option<Tensor>,
@@ -25,7 +25,14 @@ struct Files {
 }
 
 pub fn run(args: &RunArgs) -> Outcome {
-    let call = Call::parse_special(args, &["A"], &["x", "y0"], &SETTINGS, &["y"])?;
+    let names = Names {
+        matrices: &["A"],
+        inputs: &["x", "y0"],
+        settings: &SETTINGS,
+        outputs: &["y"],
+        ..Names::default()
+    };
+    let call = Call::parse_names(args, &names)?;
     let number = |key, default| -> Outcome<f32> {
         let given = call.parsed(key, "a finite number in the range of f32", |text| {
             text.parse().ok().filter(|v: &f32| v.is_finite())
@@ -34,7 +41,7 @@ pub fn run(args: &RunArgs) -> Outcome {
     };
     let (alpha, beta) = (number("alpha", 1.0)?, number("beta", 0.0)?);
     let transpose = call.boolean("transpose")?.unwrap_or(false);
-    let Some(path) = call.input("A") else {
+    let Some(path) = call.matrix("A") else {
         return Err(Failure::usage(format!(
             "{0} needs an input A: --input A=FILE.mtx",
             args.op
@@ -45,6 +52,7 @@ pub fn run(args: &RunArgs) -> Outcome {
     }
     call.check_outputs(|_| Stored::F32)?;
     let files = Files {
+        path: path.to_string(),
         a: market::matrix(path)?,
         x: call.need("x")?,
         y0: call.read("y0")?,
@@ -86,7 +94,7 @@ fn vectors(call: &Call, name: &str, tensor: &Tensor, n: usize) -> Outcome<(Vec<f
 }
 
 fn execute<T: Element + Float>(call: &Call, files: &Files) -> Outcome {
-    let narrowed = files.a.narrow::<T>(Narrowing::Refuse)?;
+    let narrowed = market::narrow::<T>(&files.path, &files.a, "")?;
     if narrowed.rounded > 0 {
         output::note(&format!(
             "A: {} of {} values are rounded to {}, {} of them to zero",
