@@ -111,7 +111,8 @@ pub struct AuditArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
+    after_help = "SRC is x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file (x.mtx, x.mtx.gz); DST is y.npy or\n\
+                        y.safetensors#name, and never a file that is read.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
                         logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\

@@ -60,25 +60,26 @@ pub struct Convergence<'a> {
 struct Axes {
     lowest: i32,
     highest: i32,
+    /// Whether the lower edge stands for 0.
+    zero: bool,
     last: usize,
 }
 
 impl Axes {
     fn of(c: &Convergence) -> Axes {
-        let values = || {
+        let all = || {
             let recomputed = c.recomputed.iter().map(|(_, v)| v);
-            c.history
-                .iter()
-                .chain(recomputed)
-                .chain([&c.rtol])
-                .copied()
-                .filter(|v| *v > 0.0 && v.is_finite())
+            c.history.iter().chain(recomputed).chain([&c.rtol]).copied()
         };
-        let lowest = values().fold(1.0, f64::min).log10().floor().max(-20.0) as i32;
-        let highest = values().fold(1.0, f64::max).log10().ceil().min(30.0) as i32;
+        let values = || all().filter(|v| *v > 0.0 && v.is_finite()).map(f64::log10);
+        // A little more than what is shown, so that nothing lies on the frame.
+        let lowest = (values().fold(0.0, f64::min) - 0.15).floor().max(-20.0) as i32;
+        let highest = (values().fold(0.0, f64::max) + 0.15).ceil().min(30.0) as i32;
+        let zero = all().any(|v| v == 0.0);
         Axes {
-            lowest,
-            highest: highest.max(lowest + 1),
+            lowest: if zero { lowest - 1 } else { lowest },
+            highest,
+            zero,
             last: c.iterations.max(1),
         }
     }
@@ -95,7 +96,7 @@ impl Axes {
         LEFT + iteration.min(self.last) as f64 / self.last as f64 * Axes::width()
     }
 
-    /// What is 0 lies on the lower edge, which no scale of powers of ten reaches.
+    /// What is 0 lies on the lower edge.
     fn y(&self, value: f64) -> f64 {
         let share = (value.log10() - f64::from(self.lowest)) / f64::from(self.highest - self.lowest);
         TOP + (1.0 - share.clamp(0.0, 1.0)) * (Axes::bottom() - TOP)
@@ -265,10 +266,16 @@ fn legend(canvas: &mut Canvas, c: &Convergence) {
 fn grid(canvas: &mut Canvas, axes: &Axes) {
     let (right, bottom) = (LEFT + Axes::width(), Axes::bottom());
     let decades = (axes.highest - axes.lowest) as usize;
-    for exponent in (axes.lowest..=axes.highest).step_by(decades.div_ceil(10).max(1)) {
+    let step = decades.div_ceil(10).max(1);
+    for exponent in (axes.lowest..=axes.highest).step_by(step) {
         let at = axes.y(10f64.powi(exponent));
+        let name = if axes.zero && exponent == axes.lowest {
+            "0".to_string()
+        } else {
+            format!("1e{exponent}")
+        };
         canvas.line(format_args!(
-            r#"<line x1="{LEFT}" y1="{at:.1}" x2="{right}" y2="{at:.1}" stroke="{GRID}"/><text x="{:.1}" y="{:.1}" text-anchor="end" fill="{FAINT}">1e{exponent}</text>"#,
+            r#"<line x1="{LEFT}" y1="{at:.1}" x2="{right}" y2="{at:.1}" stroke="{GRID}"/><text x="{:.1}" y="{:.1}" text-anchor="end" fill="{FAINT}">{name}</text>"#,
             LEFT - 8.0,
             at + 4.0
         ));

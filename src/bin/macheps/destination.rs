@@ -71,7 +71,8 @@ impl Destination {
     /// Parses `y.npy`, `y.safetensors`, `y.safetensors#name` or `a.mtx`, as far as outputs of this kind go there. `option` is what asks
     /// for it.
     pub fn parse(option: &str, text: &str, kind: Kind) -> Outcome<Destination> {
-        let unknown = |what: &str| Failure::usage(format!("{option}: {text}: {what}; expected {}", kind.expected()));
+        let shown = if text.is_empty() { "''" } else { text };
+        let unknown = |what: &str| Failure::usage(format!("{option}: {shown}: {what}; expected {}", kind.expected()));
         let destination = Destination::of_any_kind(option, text)?.ok_or_else(|| unknown("unknown kind of file"))?;
         if kind.takes(&destination) {
             return Ok(destination);

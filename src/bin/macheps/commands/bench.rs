@@ -29,7 +29,8 @@ pub fn run(args: &BenchArgs) -> Outcome {
             ("--svg", args.svg.as_deref()),
         ],
     )?;
-    let old = args.compare.as_deref().map(Old::read).transpose()?;
+    let old = args.compare.as_deref().map(Old::read).transpose();
+    let old = old.map_err(|refused| refused.within("--compare"))?;
     let device = Device::open(&args.device.device)?;
     let cases = bench(&device, args.quick, args.op.as_deref())?;
     if !quiet {

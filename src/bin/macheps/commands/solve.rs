@@ -216,7 +216,8 @@ pub fn run(args: &SolveArgs) -> Outcome {
         let plural = if body.iterations == 1 { "" } else { "s" };
         let mut ending = format!("{} after {} iteration{plural}", body.outcome, body.iterations);
         if body.refinements > 0 {
-            ending += &format!(" and {} corrections", body.refinements);
+            let plural = if body.refinements == 1 { "" } else { "s" };
+            ending += &format!(" and {} correction{plural}", body.refinements);
         }
         let picture = Convergence {
             title: system(&body),
@@ -372,7 +373,7 @@ fn read_vector(option: &str, source: &Source, n: usize) -> Outcome<Vec<f64>> {
 fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<Option<DType>> {
     if device.context().gpu().is_none() {
         if let Some(dtype) = args.dtype {
-            output::note(&format!(
+            output::remark(&format!(
                 "the CPU path solves in f64 with the matrix as given; --dtype {} changes nothing",
                 dtype.name()
             ));
@@ -392,7 +393,7 @@ fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<Opti
         } else {
             String::new()
         };
-        output::note(&format!(
+        output::remark(&format!(
             "{}: f64 runs as {} on the device; {rounded} of {} entries are rounded{lost}; residuals are judged with the file's values",
             args.matrix,
             dtype.name(),
@@ -517,7 +518,8 @@ fn method(body: &Body) -> String {
 fn system(body: &Body) -> String {
     let shift = match body.shift {
         0.0 => String::new(),
-        shift => format!(" + {shift} I"),
+        shift if (1e-3..1e6).contains(&shift) => format!(" + {shift} I"),
+        shift => format!(" + {shift:e} I"),
     };
     let name = Path::new(body.matrix)
         .file_name()

@@ -16,13 +16,24 @@ pub fn is_one(path: &str) -> bool {
     lower.ends_with(".mtx") || lower.ends_with(".mtx.gz")
 }
 
+/// Refuses what cannot be read as a file at all, in the words of the other readers.
+fn check_file(path: &Path) -> Outcome {
+    match path.metadata() {
+        Ok(found) if found.is_dir() => Err(Failure::file(path, "is a folder; expected a file")),
+        Ok(_) => Ok(()),
+        Err(e) => Err(Failure::file(path, format!("cannot be opened: {e}"))),
+    }
+}
+
 /// A sparse matrix.
 pub fn matrix(path: &str) -> Outcome<Csr<f64>> {
     if !is_one(path) {
+        let path = if path.is_empty() { "''" } else { path };
         return Err(Failure::usage(format!(
             "{path}: unknown kind of matrix; expected a Matrix Market file, a.mtx or a.mtx.gz"
         )));
     }
+    check_file(Path::new(path))?;
     let contents = matrix_market::read_file(path)?;
     contents.to_csr().map_err(|e| Failure::file(Path::new(path), e))
 }
@@ -56,6 +67,7 @@ pub fn narrow<T: Element + Float>(path: &str, a: &Csr<f64>, otherwise: &str) -> 
 
 /// A dense array as a tensor: `[n]` for one column, else `[rows, columns]`.
 pub fn tensor(path: &Path) -> Outcome<Tensor> {
+    check_file(path)?;
     let contents = matrix_market::read_file(path)?;
     let (shape, values) = match &contents.matrix {
         Matrix::Array(dense) if dense.cols() != 1 => (vec![dense.rows(), dense.cols()], dense.values().to_vec()),

@@ -83,6 +83,7 @@ impl Source {
                 None => {}
             }
         }
+        let text = if text.is_empty() { "''" } else { text };
         Err(Failure::usage(format!(
             "{text}: unknown kind of file; expected x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file, such as x.mtx"
         )))
@@ -110,7 +111,7 @@ impl Source {
                 Format::Npy => {
                     let (tensor, rest) = npy::read(&mut input, length)?;
                     if rest > 0 {
-                        crate::output::note(&format!(
+                        crate::output::remark(&format!(
                             "{}: {rest} bytes after the array are ignored",
                             self.path.display()
                         ));

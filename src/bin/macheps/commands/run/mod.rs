@@ -456,7 +456,7 @@ fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec
         ));
     }
     if !notes.is_empty() {
-        output::note(&format!("{name}: {}", notes.join(", ")));
+        output::remark(&format!("{name}: {}", notes.join(", ")));
     }
     values
 }

@@ -53,7 +53,7 @@ pub fn run(args: &RunArgs) -> Outcome {
     call.check_outputs(|_| Stored::F32)?;
     let files = Files {
         path: path.to_string(),
-        a: market::matrix(path)?,
+        a: market::matrix(path).map_err(|refused| refused.within("--input A"))?,
         x: call.need("x")?,
         y0: call.read("y0")?,
         alpha,
@@ -85,18 +85,18 @@ fn vectors(call: &Call, name: &str, tensor: &Tensor, n: usize) -> Outcome<(Vec<f
     };
     let (values, loss) = tensor.convert::<f32>();
     if tensor.stored != Stored::F32 {
-        output::note(&format!("{name}: {} runs as f32", tensor.stored.name()));
+        output::remark(&format!("{name}: {} runs as f32", tensor.stored.name()));
     }
     if loss.overflowed > 0 {
-        output::note(&format!("{name}: {} values overflow to infinity", loss.overflowed));
+        output::remark(&format!("{name}: {} values overflow to infinity", loss.overflowed));
     }
     Ok((values, k))
 }
 
 fn execute<T: Element + Float>(call: &Call, files: &Files) -> Outcome {
-    let narrowed = market::narrow::<T>(&files.path, &files.a, "")?;
+    let narrowed = market::narrow::<T>(&files.path, &files.a, "").map_err(|refused| refused.within("--input A"))?;
     if narrowed.rounded > 0 {
-        output::note(&format!(
+        output::remark(&format!(
             "A: {} of {} values are rounded to {}, {} of them to zero",
             narrowed.rounded,
             files.a.entries(),
@@ -120,7 +120,7 @@ fn execute<T: Element + Float>(call: &Call, files: &Files) -> Outcome {
         return Err(Failure::usage(format!("y0: expected {k} vectors as in x, got {given}")));
     }
     if y0.is_some() && files.beta == 0.0 {
-        output::note("y0 is not used: beta is 0");
+        output::remark("y0 is not used: beta is 0");
     }
     let input = SpmvInput {
         a: &a,
