@@ -221,7 +221,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
         }
         let picture = Convergence {
             title: system(&body),
-            method: format!("{}, {}", size(&body), method(&body)),
+            method: format!("{}, by {}", size(&body), method(&body)),
             ending: format!("{ending}, {}", table::seconds(body.seconds)),
             adapter: device.adapter(),
             history: body.residual_history,
@@ -268,7 +268,7 @@ impl Plan {
         if !(args.rtol.is_finite() && args.rtol > 0.0) {
             return Err(Failure::usage(format!(
                 "--rtol {}: expected a positive number, such as 1e-6",
-                args.rtol
+                table::typed(args.rtol)
             )));
         }
         let shift = args.shift.unwrap_or(0.0);
@@ -277,7 +277,8 @@ impl Plan {
         }
         if shift < 0.0 {
             return Err(Failure::usage(format!(
-                "--shift {shift}: expected 0 or a positive number; a negative one takes from the eigenvalues of A, which need not stay positive"
+                "--shift {}: expected 0 or a positive number; a negative one takes from the eigenvalues of A, which need not stay positive",
+                table::typed(shift)
             )));
         }
         if let (Some(precond), true) = (args.precond, args.method != Method::Cg) {
@@ -518,8 +519,7 @@ fn method(body: &Body) -> String {
 fn system(body: &Body) -> String {
     let shift = match body.shift {
         0.0 => String::new(),
-        shift if (1e-3..1e6).contains(&shift) => format!(" + {shift} I"),
-        shift => format!(" + {shift:e} I"),
+        shift => format!(" + {} I", table::typed(shift)),
     };
     let name = Path::new(body.matrix)
         .file_name()
