@@ -348,7 +348,10 @@ impl<'a> RangedSystem<'a> {
             solution.x = self
                 .start
                 .map_or_else(|| vec![0.0; n], |start| start[range.clone()].to_vec());
-            again = self.x0.as_ref().map_or_else(|| vec![0.0; n], |x0| x0[range.clone()].to_vec());
+            again = self
+                .x0
+                .as_ref()
+                .map_or_else(|| vec![0.0; n], |x0| x0[range.clone()].to_vec());
             outcome = Outcome::Breakdown {
                 kind: Breakdown::NonFinite,
                 iteration: report.iterations,
@@ -369,7 +372,8 @@ impl<'a> RangedSystem<'a> {
         found.preconditioned_condition_estimate = report.preconditioned_condition_estimate;
         found.doubtful = report.doubtful;
         if overflows {
-            found.advice = vec!["the solution lies beyond the range of f64: scale the right-hand side down".to_string()];
+            found.advice =
+                vec!["the solution lies beyond the range of f64: scale the right-hand side down".to_string()];
         } else {
             found.forward_error_bound = report
                 .forward_error_bound
