@@ -377,7 +377,8 @@ impl<'a> RangedSystem<'a> {
         } else {
             found.forward_error_bound = report
                 .forward_error_bound
-                .map(|bound| bound + moved * (1.0 + bound))
+                // A little more, for the rounding of this itself.
+                .map(|bound| bound + 1.000001 * moved * (1.0 + bound))
                 .filter(|bound| bound.is_finite());
             found.advice.push(
                 "the solution lies at the lower end of the range of f64, where it loses digits: scale the right-hand side up"

@@ -276,7 +276,7 @@ impl Report {
         let outcome = match facts.outcome {
             _ if relative_residual <= facts.rtol => Outcome::Converged,
             Outcome::Converged => Outcome::Breakdown {
-                kind: if relative_residual.is_nan() {
+                kind: if !is_finite(&r) {
                     Breakdown::NonFinite
                 } else {
                     Breakdown::Stagnation

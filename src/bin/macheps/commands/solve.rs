@@ -7,7 +7,7 @@ use macheps::solve::conjugate_gradient::{CgOptions, LinearSystem, conjugate_grad
 use macheps::solve::relaxation::{RelaxationOptions, gauss_seidel, jacobi, sor};
 use macheps::solve::{
     Breakdown, ConditionEstimate, CsrOperator, Identity, IncompleteCholesky, JacobiPreconditioner, LinearOperator,
-    Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor,
+    Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor, device_exponent,
 };
 use macheps::sparse::{Csr, Narrowing};
 use macheps::{DType, bf16, f16};
@@ -91,11 +91,15 @@ pub fn run(args: &SolveArgs) -> Outcome {
         .as_deref()
         .map(|source| read_vector("--x0", source, n))
         .transpose()?;
-    let dtype = storage(&device, &matrix, args)?;
+    let dtype = args
+        .dtype
+        .filter(|_| device.context().gpu().is_some())
+        .unwrap_or(DType::F32);
     let preconditioner = plan.preconditioner(&matrix, &args.matrix)?;
     let entries = matrix.entries();
-    let symmetric = matrix.symmetry().exact;
     let operator = CsrOperator::with_dtype(matrix, dtype)?;
+    check_storage(&device, &operator, args)?;
+    let symmetric = operator.symmetry().is_some_and(|s| s.exact);
 
     let max_iterations = args.max_iter.unwrap_or(n.saturating_mul(10).min(100_000));
     let bar = output::progress(max_iterations);
@@ -105,14 +109,16 @@ pub fn run(args: &SolveArgs) -> Outcome {
         told.set_message(format!("residual {residual:.1e}"));
     });
     let ctx = device.context();
-    let solved = if args.method == Method::Cg {
+    let solved = if let Made::Broken(kind) = preconditioner {
+        Solution::broken_down(&operator, &b, x0.as_deref(), args.rtol, kind)
+    } else if args.method == Method::Cg {
         let mut options = CgOptions::with_rtol(args.rtol);
         options.max_iterations = Some(max_iterations);
         options.refine = args.refine;
         options.progress = Some(progress);
         let mut system = LinearSystem::new(&operator, &b);
-        if let Some(m) = &preconditioner {
-            system = system.with_preconditioner(m.as_ref());
+        if let Some(m) = preconditioner.get() {
+            system = system.with_preconditioner(m);
         }
         if let Some(x0) = &x0 {
             system = system.with_x0(x0);
@@ -139,7 +145,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
     if symmetric && report.iterations > 0 {
         let work = 6.0 * (entries + 10 * n) as f64 * report.iterations.max(500) as f64;
         if work <= ESTIMATE {
-            estimate(&operator, preconditioner.as_deref(), &b, &x, args.rtol, &mut report)?;
+            estimate(&operator, preconditioner.get(), &b, &x, args.rtol, &mut report)?;
         } else if report.condition_estimate.is_none() {
             report
                 .advice
@@ -158,7 +164,10 @@ pub fn run(args: &SolveArgs) -> Outcome {
         rows: n,
         entries,
         method: args.method.name(),
-        preconditioner: preconditioner.as_deref().map(Preconditioner::name),
+        preconditioner: match plan.precond {
+            Precond::None => None,
+            precond => Some(precond.name()),
+        },
         omega: plan.uses_omega.then_some(plan.omega),
         shift: plan.shift,
         dtype: dtype.name(),
@@ -244,8 +253,10 @@ impl Plan {
             )));
         }
         let shift = args.shift.unwrap_or(0.0);
-        if !shift.is_finite() {
-            return Err(Failure::usage(format!("--shift {shift}: expected a finite number")));
+        if !(shift.is_finite() && shift >= 0.0) {
+            return Err(Failure::usage(format!(
+                "--shift {shift}: expected a finite number that is not negative"
+            )));
         }
         if let (Some(precond), true) = (args.precond, args.method != Method::Cg) {
             return Err(Failure::usage(format!(
@@ -280,24 +291,44 @@ impl Plan {
         })
     }
 
-    fn preconditioner(&self, a: &Csr<f64>, path: &str) -> Outcome<Option<Box<dyn Preconditioner>>> {
-        let made = || -> macheps::Result<Option<Box<dyn Preconditioner>>> {
+    fn preconditioner(&self, a: &Csr<f64>, path: &str) -> Outcome<Made> {
+        let made = || -> macheps::Result<Made> {
             Ok(match self.precond {
-                Precond::None => None,
-                Precond::Jacobi => Some(Box::new(JacobiPreconditioner::new(a)?)),
-                Precond::Ssor => Some(Box::new(Ssor::new(a, self.omega)?)),
-                Precond::Ic0 => Some(Box::new(IncompleteCholesky::new(a)?)),
+                Precond::None => Made::None,
+                Precond::Jacobi => Made::Some(Box::new(JacobiPreconditioner::new(a)?)),
+                Precond::Ssor => Made::Some(Box::new(Ssor::new(a, self.omega)?)),
+                Precond::Ic0 => Made::Some(Box::new(IncompleteCholesky::new(a)?)),
             })
         };
-        made().map_err(|e| {
-            Failure::file(
+        made().or_else(|e| {
+            if let Some(kind) = Breakdown::of_error(&e) {
+                return Ok(Made::Broken(kind));
+            }
+            Err(Failure::file(
                 Path::new(path),
                 format!(
                     "--precond {}: {e}; expected a symmetric positive definite matrix, or --precond none",
                     self.precond.name()
                 ),
-            )
+            ))
         })
+    }
+}
+
+/// What came of making a preconditioner.
+enum Made {
+    None,
+    Some(Box<dyn Preconditioner>),
+    /// The matrix has no such preconditioner, which the report tells.
+    Broken(Breakdown),
+}
+
+impl Made {
+    fn get(&self) -> Option<&dyn Preconditioner> {
+        match self {
+            Made::Some(m) => Some(m.as_ref()),
+            Made::None | Made::Broken(_) => None,
+        }
     }
 }
 
@@ -313,7 +344,7 @@ fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
     if shift == 0.0 {
         return Ok(matrix);
     }
-    matrix.shifted(shift).map_err(|e| Failure::file(Path::new(path), e))
+    matrix.regularized(shift).map_err(|e| Failure::file(Path::new(path), e))
 }
 
 /// A vector of n finite numbers.
@@ -335,8 +366,8 @@ fn read_vector(option: &str, text: &str, n: usize) -> Outcome<Vec<f64>> {
     Ok(values)
 }
 
-/// The storage type of the matrix; says what that changes.
-fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<DType> {
+/// Says what the storage type of the matrix changes; refuses one that does not hold it.
+fn check_storage(device: &Device, operator: &CsrOperator, args: &SolveArgs) -> Outcome {
     if device.context().gpu().is_none() {
         if let Some(dtype) = args.dtype {
             output::note(&format!(
@@ -344,9 +375,18 @@ fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<DTyp
                 dtype.name()
             ));
         }
-        return Ok(DType::F32);
+        return Ok(());
     }
-    let dtype = args.dtype.unwrap_or(DType::F32);
+    let dtype = operator.dtype();
+    let exponent = device_exponent(operator);
+    let scaled = if exponent == 0 { None } else { operator.scaled(exponent) };
+    let Some(matrix) = scaled.as_deref().map_or(operator.matrix(), |scaled| scaled.matrix()) else {
+        return Ok(());
+    };
+    let factor = match exponent {
+        0 => String::new(),
+        e => format!(" times 2^{e}"),
+    };
     let narrow = |e: macheps::Error| Failure::file(Path::new(&args.matrix), e);
     let (rounded, vanished) = match dtype {
         DType::F32 => matrix.narrow::<f32>(Narrowing::Refuse).map(|n| (n.rounded, n.vanished)),
@@ -363,13 +403,13 @@ fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<DTyp
             String::new()
         };
         output::note(&format!(
-            "{}: f64 runs as {} on the device; {rounded} of {} entries are rounded{lost}; residuals are judged with the file's values",
+            "{}: f64{factor} runs as {} on the device; {rounded} of {} entries are rounded{lost}; residuals are judged with the file's values",
             args.matrix,
             dtype.name(),
             matrix.entries()
         ));
     }
-    Ok(dtype)
+    Ok(())
 }
 
 /// Puts what a run on A itself says about its condition into the report.
@@ -416,6 +456,7 @@ fn ending(outcome: &Ending) -> String {
                 Breakdown::NonFinite => "non-finite",
                 Breakdown::Stagnation => "stagnation",
                 Breakdown::ZeroDiagonal { row } => return format!("breakdown: zero diagonal in row {row}"),
+                Breakdown::NegativeDiagonal { row } => return format!("breakdown: negative diagonal in row {row}"),
                 Breakdown::Divergence => "divergence",
                 _ => "unknown",
             };
