@@ -355,7 +355,7 @@ fn solutions_beyond_the_range() {
     for (of_a, of_b) in [(-1000, 1000), (1000, -1000), (1000, -60), (900, -150)] {
         let operator = CsrOperator::new(scaled(&plain, of_a)).unwrap();
         let b = times(&b, of_b);
-        let start = vec![1.0; 10];
+        let start = [1.0; 10];
         for x0 in [None, Some(&start[..])] {
             let mut system = LinearSystem::new(&operator, &b);
             if let Some(x0) = x0 {

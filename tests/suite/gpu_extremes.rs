@@ -117,7 +117,8 @@ fn right_hand_sides_and_starts_beyond_f32() {
     let huge = vec![1e200; 40];
     let largest = vec![1.7e308; 40];
     let (near, subnormal) = (times(&rough, 1014), times(&rough, -1035));
-    let cases: [(&str, &[f64], Option<&[f64]>); 7] = [
+    type Case<'a> = (&'a str, &'a [f64], Option<&'a [f64]>);
+    let cases: [Case<'_>; 7] = [
         ("near the largest", &near, None),
         ("subnormal", &subnormal, None),
         ("one huge", &single, None),
