@@ -83,6 +83,16 @@ pub enum Error {
         /// Flat index of the first one.
         index: usize,
     },
+    /// A NaN or an infinity where finite numbers are required.
+    #[error("element {index} of {what} is {value}, expected finite numbers")]
+    NonFinite {
+        /// Which argument.
+        what: &'static str,
+        /// Flat index of the first one.
+        index: usize,
+        /// The value.
+        value: f64,
+    },
     /// Parts that are no valid compressed-row matrix.
     #[error("row {row} of a CSR matrix: {defect}")]
     Csr {
@@ -283,6 +293,20 @@ pub enum CsrDefect {
         value: f64,
         /// The largest finite number of the type.
         largest: f64,
+    },
+    /// The largest value of the matrix is below the normal numbers of the type that it is narrowed to.
+    #[error(
+        "column {column} has the value {value:e}, the matrix's largest, below {smallest:e}, the smallest normal number of {dtype}; scale the matrix by a power of two"
+    )]
+    Underflow {
+        /// The column.
+        column: usize,
+        /// The value.
+        value: f64,
+        /// The smallest positive normal number of the type.
+        smallest: f64,
+        /// The type.
+        dtype: DType,
     },
 }
 

@@ -27,6 +27,8 @@ mod cpu_softmax;
 mod cross_entropy;
 #[path = "suite/data.rs"]
 mod data;
+#[path = "suite/extremes.rs"]
+mod extremes;
 #[path = "suite/float.rs"]
 mod float;
 #[path = "suite/gpu_activation.rs"]
@@ -45,6 +47,8 @@ mod gpu_cross_entropy;
 mod gpu_eigenvalues;
 #[path = "suite/elementary.rs"]
 mod gpu_elementary;
+#[path = "suite/gpu_extremes.rs"]
+mod gpu_extremes;
 #[path = "suite/gpu_gradcheck.rs"]
 mod gpu_gradcheck;
 #[path = "suite/gpu_layer_norm.rs"]

@@ -1,12 +1,14 @@
 //! A sparse matrix as the operator of a solver.
 
+use super::vector::scaled;
 use super::{LinearOperator, OperatorCall, Record};
 use crate::element::{DType, bf16, f16};
-use crate::error::{Error, Result};
+use crate::error::{CsrDefect, Error, Result};
+use crate::float::Float;
 use crate::gpu::{BufferView, Gpu, Recording, lock};
 use crate::ops::spmv::{Call, Spmv, SpmvOptions, cpu};
-use crate::sparse::{Csr, Narrowing};
-use std::sync::Mutex;
+use crate::sparse::{Csr, Narrowing, Symmetry};
+use std::sync::{Mutex, OnceLock};
 
 /// A square matrix in compressed rows: kept in f64 for residuals, and on devices in f32, f16 or bf16.
 ///
@@ -28,6 +30,7 @@ pub struct CsrOperator {
     dtype: DType,
     narrowing: Narrowing,
     norm_inf: f64,
+    symmetry: OnceLock<Symmetry>,
     cached: Mutex<Vec<OnDevice>>,
 }
 
@@ -66,6 +69,7 @@ impl CsrOperator {
         matrix.check_square()?;
         Ok(CsrOperator {
             norm_inf: matrix.norm_inf(),
+            symmetry: OnceLock::new(),
             matrix,
             dtype,
             narrowing: Narrowing::default(),
@@ -93,10 +97,30 @@ impl CsrOperator {
     /// The matrix on a device: [`Spmv`] of what narrowing leaves of it.
     ///
     /// # Errors
-    /// [`Error::Csr`] with [`Overflow`](crate::CsrDefect::Overflow) for a value beyond the range of the storage type, unless allowed;
-    /// those of [`Spmv::new`].
+    /// [`Error::Csr`] with [`Overflow`](crate::CsrDefect::Overflow) for a value beyond the range of the storage type, unless allowed,
+    /// and with [`Underflow`](crate::CsrDefect::Underflow) where all values are too small for it; those of [`Spmv::new`]. Whole
+    /// solves scale a matrix with a norm beyond 2^-64 to 2^64 first ([`device_exponent`](super::device_exponent)).
     pub fn on_device(&self, gpu: &Gpu) -> Result<Spmv> {
         Ok(self.cached(gpu)?.0)
+    }
+
+    /// The matrix in another type. One that would vanish as a whole is refused: a device would take it for zero.
+    fn narrowed<T: Float>(&self) -> Result<Csr<T>> {
+        let (largest, smallest) = (self.matrix.largest(), T::FORMAT.min_normal());
+        if largest > 0.0 && largest < smallest {
+            let at = self.matrix.iter().find(|(.., v)| v.abs() == largest);
+            let (row, column, value) = at.unwrap_or_default();
+            return Err(Error::Csr {
+                row,
+                defect: CsrDefect::Underflow {
+                    column,
+                    value,
+                    smallest,
+                    dtype: self.dtype,
+                },
+            });
+        }
+        Ok(self.matrix.narrow::<T>(self.narrowing)?.matrix)
     }
 
     fn cached(&self, gpu: &Gpu) -> Result<(Spmv, wgpu::Buffer)> {
@@ -108,9 +132,9 @@ impl CsrOperator {
         }
         let options = SpmvOptions::default();
         let spmv = match self.dtype {
-            DType::F32 => Spmv::new(gpu, &self.matrix.narrow::<f32>(self.narrowing)?.matrix, &options)?,
-            DType::F16 => Spmv::new(gpu, &self.matrix.narrow::<f16>(self.narrowing)?.matrix, &options)?,
-            DType::Bf16 => Spmv::new(gpu, &self.matrix.narrow::<bf16>(self.narrowing)?.matrix, &options)?,
+            DType::F32 => Spmv::new(gpu, &self.narrowed::<f32>()?, &options)?,
+            DType::F16 => Spmv::new(gpu, &self.narrowed::<f16>()?, &options)?,
+            DType::Bf16 => Spmv::new(gpu, &self.narrowed::<bf16>()?, &options)?,
         };
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let scale = gpu.create_buffer("macheps spmv scale", 16, usage)?;
@@ -178,5 +202,16 @@ impl LinearOperator for CsrOperator {
 
     fn matrix(&self) -> Option<&Csr<f64>> {
         Some(&self.matrix)
+    }
+
+    fn symmetry(&self) -> Option<Symmetry> {
+        Some(*self.symmetry.get_or_init(|| self.matrix.symmetry()))
+    }
+
+    fn scaled(&self, exponent: i32) -> Option<Box<dyn LinearOperator>> {
+        let values = scaled(self.matrix.values(), exponent);
+        let matrix = self.matrix.with_values(values).ok()?;
+        let operator = CsrOperator::with_dtype(matrix, self.dtype).ok()?;
+        Some(Box::new(operator.with_narrowing(self.narrowing)))
     }
 }

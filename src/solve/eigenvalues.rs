@@ -2,12 +2,15 @@
 
 use super::conjugate_gradient::reference::{Control, Map, conjugate_gradient};
 use super::lanczos::{InverseOptions, Krylov, Ritz, Settled, inverse};
+use super::range::RangedOperator;
+use super::report::unsymmetric;
 use super::vector::{dot, exponent, is_finite, norm, scaled};
 use super::{Breakdown, LinearOperator, OperatorCall, Outcome, Preconditioner, Record};
 use crate::accuracy::U;
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
+use crate::float::ldexp;
 use crate::gpu::{BufferView, Gpu};
 
 /// How eigenvalues are found.
@@ -92,8 +95,9 @@ pub struct ConditionNumber {
 /// costs more than the product. The Krylov basis is kept up to 256 MiB.
 ///
 /// # Errors
-/// Whatever keeps the operator from running on the device; [`Error::Unsupported`] where products are not finite; [`Error::Shape`] for an
-/// operator of size 0.
+/// Whatever keeps the operator from running on the device; [`Error::Unsupported`] where products are not finite, and for an operator
+/// that says that it is not symmetric ([`LinearOperator::symmetry`]; one that cannot tell is taken for symmetric, and what is found then
+/// means nothing if it is not); [`Error::Shape`] for an operator of size 0.
 ///
 /// ```
 /// use macheps::{Context, solve::{EigenOptions, CsrOperator, largest_eigenvalue}, sparse::Dense};
@@ -107,7 +111,44 @@ pub fn largest_eigenvalue(
     operator: &dyn LinearOperator,
     options: &EigenOptions<'_>,
 ) -> Result<Eigenvalue> {
-    Products::new(ctx, operator)?.largest(options)
+    within_range(ctx, operator, options, |products, options| products.largest(options))
+        .map(|(found, exponent)| found.scaled(-exponent))
+}
+
+/// Does something with products of 2^exponent A, a matrix in the middle of the range of numbers.
+fn within_range<T>(
+    ctx: &Context,
+    operator: &dyn LinearOperator,
+    options: &EigenOptions<'_>,
+    find: impl FnOnce(&mut Products<'_>, &EigenOptions<'_>) -> Result<T>,
+) -> Result<(T, i32)> {
+    if let Some(difference) = unsymmetric(operator) {
+        return Err(Error::Unsupported {
+            what: "an eigenvalue of a matrix that is not symmetric".into(),
+            reason: format!(
+                "entries differ from their partners by up to {difference:.1e} of the largest magnitude; these methods are for symmetric ones"
+            ),
+        });
+    }
+    let ranged = RangedOperator::new(operator, ctx.gpu().is_some());
+    let scaled = options.preconditioner.and_then(|m| ranged.preconditioner(m));
+    let options = EigenOptions {
+        preconditioner: scaled.as_deref().or(options.preconditioner),
+        ..options.clone()
+    };
+    let found = find(&mut Products::new(ctx, ranged.operator())?, &options)?;
+    Ok((found, ranged.exponent))
+}
+
+impl Eigenvalue {
+    /// Of a matrix 2^exponent times as large.
+    fn scaled(self, exponent: i32) -> Eigenvalue {
+        Eigenvalue {
+            value: ldexp(self.value, exponent),
+            error: ldexp(self.error, exponent),
+            ..self
+        }
+    }
 }
 
 /// The smallest eigenvalue of a symmetric operator.
@@ -128,7 +169,8 @@ pub fn smallest_eigenvalue(
     operator: &dyn LinearOperator,
     options: &EigenOptions<'_>,
 ) -> Result<Eigenvalue> {
-    Products::new(ctx, operator)?.smallest(options)
+    within_range(ctx, operator, options, |products, options| products.smallest(options))
+        .map(|(found, exponent)| found.scaled(-exponent))
 }
 
 /// The condition number in the 2-norm of a symmetric positive definite operator, lambda_max / lambda_min.
@@ -151,10 +193,11 @@ pub fn condition_number(
     operator: &dyn LinearOperator,
     options: &EigenOptions<'_>,
 ) -> Result<ConditionNumber> {
-    let mut products = Products::new(ctx, operator)?;
-    let largest = products.largest(options)?;
-    let smallest = products.smallest(options)?;
+    let ((largest, smallest), exponent) = within_range(ctx, operator, options, |products, options| {
+        Ok((products.largest(options)?, products.smallest(options)?))
+    })?;
     if smallest.value <= 0.0 {
+        let smallest = smallest.scaled(-exponent);
         return Err(Error::Unsupported {
             what: "the condition number of an operator that is not positive definite".into(),
             reason: format!(
@@ -165,8 +208,8 @@ pub fn condition_number(
     }
     let relative = |e: Eigenvalue| e.error / e.value;
     Ok(ConditionNumber {
-        largest,
-        smallest,
+        largest: largest.scaled(-exponent),
+        smallest: smallest.scaled(-exponent),
         condition: (largest.value / smallest.value).max(1.0),
         relative_error: relative(largest) + relative(smallest),
     })
@@ -221,7 +264,7 @@ impl OnDevice {
         }
         let bytes = self.gpu.read_back(encoder, &self.y, self.bytes)?.wait()?;
         for (y, four) in y.iter_mut().zip(bytes.as_chunks::<4>().0) {
-            *y = crate::float::ldexp(f64::from(f32::from_ne_bytes(*four)), shift);
+            *y = ldexp(f64::from(f32::from_ne_bytes(*four)), shift);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod lanczos;
 mod operator;
 mod preconditioner;
 mod preconditioners;
+mod range;
 pub mod refinement;
 pub mod relaxation;
 mod report;
@@ -35,6 +36,7 @@ pub use preconditioner::{Preconditioner, PreconditionerCall, PreconditionerForm}
 pub use preconditioners::{
     Identity, IncompleteCholesky, IncompleteCholeskyOptions, JacobiPreconditioner, RowOrder, Ssor,
 };
+pub use range::device_exponent;
 pub use report::{Breakdown, Outcome, Report, Solution};
 pub use report::{ConditionEstimate, ReportOptions, RunFacts, SAFETY_FACTOR, SAFETY_FACTOR_OWN_RUN};
 pub use stencil::{Boundary, Coefficient, GridStencil, GridStencilOptions, Reaction, StencilBuffers};

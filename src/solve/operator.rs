@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::gpu::{BufferView, Gpu, Recording};
-use crate::sparse::Csr;
+use crate::sparse::{Csr, Symmetry};
 
 /// Send and Sync, except in browsers, where what belongs to a device stays in its thread. Implemented for everything that is.
 #[cfg(not(target_arch = "wasm32"))]
@@ -101,6 +101,18 @@ pub trait LinearOperator: Threaded {
 
     /// The entries, for what needs them: Gauss-Seidel, SSOR, incomplete factorisations.
     fn matrix(&self) -> Option<&Csr<f64>> {
+        None
+    }
+
+    /// How far it is symmetric, where that is known: by default from the entries, anew at each call. Methods that need a symmetric
+    /// operator take one that does not say for symmetric.
+    fn symmetry(&self) -> Option<Symmetry> {
+        self.matrix().map(Csr::symmetry)
+    }
+
+    /// 2^exponent A, as an operator of its own, for an A whose norm is beyond the range that a device computes in; `None` where there
+    /// is no such form. On the host solvers manage without.
+    fn scaled(&self, _exponent: i32) -> Option<Box<dyn LinearOperator>> {
         None
     }
 }

@@ -54,4 +54,10 @@ pub trait Preconditioner: Threaded {
     /// # Errors
     /// Whatever keeps it from running there.
     fn bind(&self, gpu: &Gpu, call: &PreconditionerCall<'_>) -> Result<Box<dyn Record>>;
+
+    /// The same for 2^exponent A, z = 2^-exponent M^-1 r, with what it stores in the middle of the range of numbers: solvers ask for
+    /// it together with [`LinearOperator::scaled`](super::LinearOperator::scaled). `None` where there is no such form.
+    fn scaled(&self, _exponent: i32) -> Option<Box<dyn Preconditioner>> {
+        None
+    }
 }

@@ -1,9 +1,11 @@
 //! Iterative refinement: residuals in f64 around a solver of less precision.
 
+use super::range::{RangedOperator, check_finite};
 use super::vector::{add_scaled, dot, exponent, is_finite, norm, scaled};
-use super::{Breakdown, LinearOperator, Outcome};
+use super::{Breakdown, LinearOperator, OperatorCall, Outcome, Record};
 use crate::error::{Error, Result};
 use crate::float::Neumaier;
+use crate::gpu::Gpu;
 use crate::sparse::Csr;
 use futures::FutureExt;
 
@@ -80,7 +82,8 @@ pub struct Refined {
 /// A product in f64 each round (two with [`RefinementOptions::energy`]) and the inner solve; six vectors.
 ///
 /// # Errors
-/// [`Error::Shape`] for vectors of another length than the operator's size; whatever `inner` fails with.
+/// [`Error::Shape`] for vectors of another length than the operator's size, [`Error::NonFinite`] for b and x0; whatever `inner` fails
+/// with.
 ///
 /// ```
 /// use macheps::solve::{Outcome, refinement::{Correction, RefinementOptions, refine_matrix}};
@@ -101,16 +104,35 @@ pub fn refine_matrix(
     inner: &mut dyn FnMut(&[f64]) -> Result<Correction>,
 ) -> Result<Refined> {
     a.check_square()?;
-    let product = |x: &[f64], y: &mut [f64]| by_rows(a, x, None, y);
-    at_once(drive(
-        a.rows(),
-        &product,
-        Some(a),
-        b,
-        x0,
-        options,
-        async |r: &[f64]| inner(r),
-    ))
+    at_once(drive(&Rows(a), b, x0, options, async |r: &[f64]| inner(r)))
+}
+
+/// A matrix as an operator on the host.
+struct Rows<'a>(&'a Csr<f64>);
+
+impl LinearOperator for Rows<'_> {
+    fn size(&self) -> usize {
+        self.0.rows()
+    }
+
+    fn apply(&self, x: &[f64], y: &mut [f64]) {
+        by_rows(self.0, x, None, y);
+    }
+
+    fn bind(&self, _: &Gpu, _: &OperatorCall<'_>) -> Result<Box<dyn Record>> {
+        Err(Error::Unsupported {
+            what: "a matrix of the host on a device".into(),
+            reason: "use CsrOperator".into(),
+        })
+    }
+
+    fn norm_inf(&self) -> Option<f64> {
+        Some(self.0.norm_inf())
+    }
+
+    fn matrix(&self) -> Option<&Csr<f64>> {
+        Some(self.0)
+    }
 }
 
 /// [`refine_matrix`] for any operator.
@@ -138,8 +160,7 @@ pub async fn refine_async(
     options: &RefinementOptions,
     inner: impl AsyncFnMut(&[f64]) -> Result<Correction>,
 ) -> Result<Refined> {
-    let product = |x: &[f64], y: &mut [f64]| operator.apply(x, y);
-    drive(operator.size(), &product, operator.matrix(), b, x0, options, inner).await
+    drive(operator, b, x0, options, inner).await
 }
 
 /// The result of a future that never waits.
@@ -205,15 +226,15 @@ fn by_rows(a: &Csr<f64>, x: &[f64], b: Option<&[f64]>, y: &mut [f64]) {
     y.iter_mut().enumerate().for_each(|(i, y)| *y = row(i));
 }
 
+/// Where A or b are near the ends of the range of numbers, all but the inner solver works on 2^e A y = 2^s b, x = 2^(e-s) y.
 async fn drive(
-    n: usize,
-    product: &dyn Fn(&[f64], &mut [f64]),
-    matrix: Option<&Csr<f64>>,
+    operator: &dyn LinearOperator,
     b: &[f64],
     x0: Option<&[f64]>,
     options: &RefinementOptions,
     mut inner: impl AsyncFnMut(&[f64]) -> Result<Correction>,
 ) -> Result<Refined> {
+    let n = operator.size();
     for (what, length) in [
         ("right-hand side", Some(b.len())),
         ("start vector", x0.map(<[f64]>::len)),
@@ -222,7 +243,16 @@ async fn drive(
             return Err(Error::shape(what, n.to_string(), length.to_string()));
         }
     }
-    let residual = |x: &[f64], r: &mut [f64]| match matrix {
+    check_finite("b", b)?;
+    check_finite("x0", x0.unwrap_or(&[]))?;
+    let ranged = RangedOperator::new(operator, false);
+    let (e, s) = (ranged.exponent, ranged.shift_for(b, &[]));
+    let operator = ranged.operator();
+    let b = &scaled(b, s)[..];
+    // A start that cannot be told in this scale is of no use.
+    let start = x0.map(|x0| scaled(x0, s - e)).filter(|x0| is_finite(x0));
+    let product = &|x: &[f64], y: &mut [f64]| operator.apply(x, y);
+    let residual = |x: &[f64], r: &mut [f64]| match operator.matrix() {
         Some(a) => by_rows(a, x, Some(b), r),
         None => {
             product(x, r);
@@ -237,7 +267,7 @@ async fn drive(
     let mut x = if b_norm == 0.0 {
         vec![0.0; n]
     } else {
-        x0.map_or_else(|| vec![0.0; n], <[f64]>::to_vec)
+        start.unwrap_or_else(|| vec![0.0; n])
     };
     let mut r = vec![0.0; n];
     residual(&x, &mut r);
@@ -275,7 +305,7 @@ async fn drive(
                 return Err(Error::shape("correction", n.to_string(), got));
             }
             found.iterations += correction.iterations;
-            let c = scaled(&correction.x, shift);
+            let c = scaled(&correction.x, shift - e);
             if !is_finite(&c) {
                 found.outcome = Outcome::Breakdown {
                     kind: Breakdown::NonFinite,
@@ -316,6 +346,29 @@ async fn drive(
             continue;
         }
         break;
+    }
+    if s != e {
+        let y = std::mem::take(&mut found.x);
+        found.x = scaled(&y, e - s);
+        let again = scaled(&found.x, s - e);
+        if !is_finite(&found.x) {
+            found.x = x0.map_or_else(|| vec![0.0; n], <[f64]>::to_vec);
+            found.relative_residual = first;
+            found.outcome = Outcome::Breakdown {
+                kind: Breakdown::NonFinite,
+                iteration: found.iterations,
+            };
+        } else if again != y {
+            // Subnormal numbers have fewer digits.
+            residual(&again, &mut r);
+            found.relative_residual = relative(&r);
+            if found.outcome == Outcome::Converged && found.relative_residual > options.rtol {
+                found.outcome = Outcome::Breakdown {
+                    kind: Breakdown::Stagnation,
+                    iteration: found.iterations,
+                };
+            }
+        }
     }
     Ok(found)
 }

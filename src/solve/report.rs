@@ -2,10 +2,12 @@
 
 use super::conjugate_gradient::reference::{Control, Map, conjugate_gradient};
 use super::lanczos::{self, InverseOptions, Krylov};
+use super::range::{RangedOperator, check_finite, device_exponent};
 use super::tridiagonal::Tridiagonal;
-use super::vector::{add_scaled, is_finite, norm, norm_inf, scale_and_add};
+use super::vector::{add_scaled, is_finite, norm, norm_inf, scale_and_add, scaled};
 use super::{LinearOperator, Preconditioner, PreconditionerForm};
 use crate::error::{Error, Result};
+use crate::float::ldexp;
 
 /// How a solve ended. x is the best there is in every case.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -39,8 +41,25 @@ pub enum Breakdown {
         /// Its row.
         row: usize,
     },
+    /// A diagonal entry is negative where a method needs positive ones: A is not positive definite.
+    NegativeDiagonal {
+        /// Its row.
+        row: usize,
+    },
     /// The residual grows: the iteration diverges.
     Divergence,
+}
+
+impl Breakdown {
+    /// What an error says about the matrix rather than about the call: a diagonal entry that is zero or negative, which
+    /// preconditioners refuse ([`Error::Diagonal`]). `None` for other errors. See [`Solution::broken_down`].
+    pub fn of_error(error: &Error) -> Option<Breakdown> {
+        match *error {
+            Error::Diagonal { row, value: 0.0, .. } => Some(Breakdown::ZeroDiagonal { row }),
+            Error::Diagonal { row, value, .. } if value < 0.0 => Some(Breakdown::NegativeDiagonal { row }),
+            _ => None,
+        }
+    }
 }
 
 /// How far an answer can be trusted.
@@ -183,9 +202,9 @@ impl Condition {
 /// Asymmetry, relative to the largest element, beyond which a matrix is not symmetric up to rounding.
 const ROUNDING: f64 = 1e-12;
 
-/// Whether a stored matrix is known not to be symmetric.
+/// Whether an operator is known not to be symmetric.
 pub(super) fn unsymmetric(operator: &dyn LinearOperator) -> Option<f64> {
-    let symmetry = operator.matrix()?.symmetry();
+    let symmetry = operator.symmetry()?;
     (symmetry.largest_difference > ROUNDING).then_some(symmetry.largest_difference)
 }
 
@@ -205,8 +224,12 @@ impl Report {
     /// # Cost
     /// One product with A; O(64 iterations) for the eigenvalues. What [`ConditionEstimate::OwnRun`] says, if asked.
     ///
+    /// # Numerics
+    /// f64. Near the ends of its range everything is computed times powers of two, so that no product, sum or square overflows or
+    /// vanishes where the result does not; without a norm of A only b and x tell.
+    ///
     /// # Errors
-    /// [`Error::Shape`] if b or x is not as long as the operator is large.
+    /// [`Error::Shape`] if b or x is not as long as the operator is large; [`Error::NonFinite`] for b.
     pub fn assess(
         operator: &dyn LinearOperator,
         b: &[f64],
@@ -220,6 +243,23 @@ impl Report {
                 return Err(Error::shape(what, n.to_string(), v.len().to_string()));
             }
         }
+        check_finite("b", b)?;
+        // 2^e A y = 2^s b with y = 2^(s-e) x: all that is reported is relative.
+        let ranged = RangedOperator::new(operator, false);
+        let (e, s) = (ranged.exponent, ranged.shift_for(b, x));
+        let (scaled_b, scaled_x);
+        let (given, preconditioner) = (operator, facts.preconditioner.and_then(|m| ranged.preconditioner(m)));
+        let scaled_facts;
+        let (operator, b, x, facts) = if (e, s) == (0, 0) {
+            (operator, b, x, facts)
+        } else {
+            (scaled_b, scaled_x) = (scaled(b, s), scaled(x, s - e));
+            scaled_facts = RunFacts {
+                preconditioner: preconditioner.as_deref().or(facts.preconditioner),
+                ..facts.clone()
+            };
+            (ranged.operator(), &scaled_b[..], &scaled_x[..], &scaled_facts)
+        };
         let mut r = vec![0.0; n];
         operator.apply(x, &mut r);
         scale_and_add(&mut r, -1.0, b);
@@ -236,7 +276,7 @@ impl Report {
         let outcome = match facts.outcome {
             _ if relative_residual <= facts.rtol => Outcome::Converged,
             Outcome::Converged => Outcome::Breakdown {
-                kind: if relative_residual.is_nan() {
+                kind: if !is_finite(&r) {
                     Breakdown::NonFinite
                 } else {
                     Breakdown::Stagnation
@@ -249,15 +289,15 @@ impl Report {
         let asymmetry = if facts.alphas.is_empty() {
             None
         } else {
-            unsymmetric(operator)
+            unsymmetric(given)
         };
         let judged = is_finite(&r) && n > 0 && b_norm > 0.0 && asymmetry.is_none();
         // What rounding may have hidden of r: each of its elements is a sum.
         let a_norm = operator.norm_inf();
         let hidden = a_norm.map_or(0.0, |a| f64::EPSILON * (a * norm(x) + b_norm));
         let found = match options.condition {
-            ConditionEstimate::FromRun if judged => from_run(&r, hidden, facts),
-            ConditionEstimate::OwnRun if judged => own_run(operator, &r, hidden, facts)?,
+            ConditionEstimate::FromRun if judged => from_run(&r, hidden, facts, e),
+            ConditionEstimate::OwnRun if judged => own_run(operator, &r, hidden, facts, e)?,
             _ => Condition::default(),
         };
         let forward_error_bound = if b_norm == 0.0 && r_norm == 0.0 && norm_inf(x) == 0.0 {
@@ -287,6 +327,7 @@ impl Report {
             seconds: facts.seconds,
         };
         report.advise(facts, asymmetry, found.doubtful);
+        report.advise_on_range(given, facts);
         Ok(report)
     }
 
@@ -312,6 +353,10 @@ impl Report {
                 )),
                 Breakdown::ZeroDiagonal { row } => advice.push(format!(
                     "row {row} has no diagonal element (or 0): use a method that does not divide by it"
+                )),
+                Breakdown::NegativeDiagonal { row } => advice.push(format!(
+                    "the diagonal element of row {row} is negative: the matrix is not positive definite, and no method for such \
+                     matrices will do"
                 )),
                 Breakdown::Divergence => advice.push(
                     "the iteration diverges: use conjugate gradients, or a smaller omega".to_string(),
@@ -363,6 +408,23 @@ impl Report {
         self.advice = advice;
     }
 
+    /// Says where f32 has no room for A.
+    fn advise_on_range(&mut self, operator: &dyn LinearOperator, facts: &RunFacts<'_>) {
+        let failed = matches!(
+            self.outcome,
+            Outcome::Breakdown {
+                kind: Breakdown::NonFinite | Breakdown::NotPositiveDefinite | Breakdown::Stagnation,
+                ..
+            }
+        );
+        if failed && facts.unit_roundoff > f64::EPSILON && device_exponent(operator) != 0 {
+            self.advice.push(format!(
+                "the norm of the matrix is {:.1e}, and f32 has room for norms of 2^-64 to 2^64 only: multiply it by a power of two",
+                operator.norm_inf().unwrap_or(f64::NAN)
+            ));
+        }
+    }
+
     /// Decimal digits of x that can be trusted: -log10 of the forward error bound, between 0 and 16.
     pub fn digits(&self) -> Option<f64> {
         self.forward_error_bound.map(|bound| (-bound.log10()).clamp(0.0, 16.0))
@@ -383,8 +445,43 @@ pub struct Solution {
     pub report: Report,
 }
 
-/// What the coefficients of the run say.
-fn from_run(r: &[f64], hidden: f64, facts: &RunFacts<'_>) -> Condition {
+impl Solution {
+    /// The answer of a solve that could not begin: x is where it would have begun, and the report says why, in iteration 0.
+    ///
+    /// For preconditioners that cannot be made because of the matrix, together with [`Breakdown::of_error`].
+    ///
+    /// # Errors
+    /// Those of [`Report::assess`].
+    ///
+    /// ```
+    /// use macheps::solve::{Breakdown, CsrOperator, JacobiPreconditioner, LinearOperator, Outcome, Solution};
+    /// use macheps::sparse::Dense;
+    /// let a = CsrOperator::new(Dense::new(2, 2, vec![1.0, 2.0, 2.0, 0.0])?.to_csr()?)?;
+    /// let error = JacobiPreconditioner::from_diagonal(&a.diagonal().unwrap_or_default()).unwrap_err();
+    /// let kind = Breakdown::of_error(&error).ok_or(error)?;
+    /// let solution = Solution::broken_down(&a, &[1.0, 1.0], None, 1e-6, kind)?;
+    /// let kind = Breakdown::ZeroDiagonal { row: 1 };
+    /// assert_eq!(solution.report.outcome, Outcome::Breakdown { kind, iteration: 0 });
+    /// # Ok::<(), macheps::Error>(())
+    /// ```
+    pub fn broken_down(
+        operator: &dyn LinearOperator,
+        b: &[f64],
+        x0: Option<&[f64]>,
+        rtol: f64,
+        kind: Breakdown,
+    ) -> Result<Solution> {
+        let x = x0.map_or_else(|| vec![0.0; b.len()], <[f64]>::to_vec);
+        let outcome = Outcome::Breakdown { kind, iteration: 0 };
+        let facts = RunFacts::new(outcome, rtol, 0);
+        let mut report = Report::assess(operator, b, &x, &facts, &ReportOptions::new(ConditionEstimate::Off))?;
+        report.residual_history.push(report.relative_residual);
+        Ok(Solution { x, report })
+    }
+}
+
+/// What the coefficients of a run on 2^-exponent of the operator say about the operator.
+fn from_run(r: &[f64], hidden: f64, facts: &RunFacts<'_>, exponent: i32) -> Condition {
     let Some((low, high)) = Tridiagonal::from_conjugate_gradient(facts.alphas, facts.betas).extremes() else {
         return Condition::default();
     };
@@ -395,13 +492,16 @@ fn from_run(r: &[f64], hidden: f64, facts: &RunFacts<'_>) -> Condition {
         .preconditioner
         .map_or(PreconditionerForm::Identity, Preconditioner::form)
     {
-        PreconditionerForm::Identity => Condition {
-            condition: Some(high / low),
-            preconditioned: None,
-            error: Some(SAFETY_FACTOR * (norm(r) + hidden) / low),
-            norm: Some(high),
-            doubtful: false,
-        },
+        PreconditionerForm::Identity => {
+            let (low, high) = (ldexp(low, exponent), ldexp(high, exponent));
+            Condition {
+                condition: Some(high / low),
+                preconditioned: None,
+                error: Some(SAFETY_FACTOR * (norm(r) + hidden) / low),
+                norm: Some(high),
+                doubtful: false,
+            }
+        }
         PreconditionerForm::Diagonal(inverse) => {
             let largest = inverse.iter().fold(0.0f64, |m, v| m.max(v.abs()));
             let scaled: Vec<f64> = inverse.iter().zip(r).map(|(d, r)| d.abs().sqrt() * r).collect();
@@ -421,8 +521,14 @@ fn from_run(r: &[f64], hidden: f64, facts: &RunFacts<'_>) -> Condition {
 }
 
 /// What a separate run on A says.
-fn own_run(operator: &dyn LinearOperator, r: &[f64], hidden: f64, facts: &RunFacts<'_>) -> Result<Condition> {
-    let mut found = from_run(r, hidden, facts);
+fn own_run(
+    operator: &dyn LinearOperator,
+    r: &[f64],
+    hidden: f64,
+    facts: &RunFacts<'_>,
+    exponent: i32,
+) -> Result<Condition> {
+    let mut found = from_run(r, hidden, facts, exponent);
     let n = operator.size();
     let mut product = |x: &[f64], y: &mut [f64]| operator.apply(x, y);
     let Some(mut krylov) = Krylov::new(Krylov::random(n)) else {

@@ -1,10 +1,16 @@
 //! Eigenvalues of symmetric tridiagonal matrices by bisection, and the matrix that is hidden in the coefficients of conjugate
 //! gradients.
 
-/// A symmetric tridiagonal matrix.
+use super::vector::{exponent_of, norm_inf, scaled};
+use crate::float::ldexp;
+
+/// A symmetric tridiagonal matrix. Elements of any magnitude will do: inside it is kept times a power of two that brings the largest
+/// of them near 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tridiagonal {
     form: Form,
+    /// The matrix is 2^exponent of what `form` has.
+    exponent: i32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -19,16 +25,14 @@ enum Form {
 impl Tridiagonal {
     /// From the diagonal and what is beside it (one element less; more are left out).
     pub fn new(diagonal: &[f64], beside: &[f64]) -> Tridiagonal {
-        let squares = beside
-            .iter()
-            .take(diagonal.len().saturating_sub(1))
-            .map(|v| v * v)
-            .collect();
+        let beside = &beside[..beside.len().min(diagonal.len().saturating_sub(1))];
+        let exponent = exponent_of(norm_inf(diagonal).max(norm_inf(beside)));
         Tridiagonal {
             form: Form::Plain {
-                diagonal: diagonal.to_vec(),
-                squares,
+                diagonal: scaled(diagonal, -exponent),
+                squares: scaled(beside, -exponent).iter().map(|v| v * v).collect(),
             },
+            exponent,
         }
     }
 
@@ -44,11 +48,14 @@ impl Tridiagonal {
             .take_while(|b| b.is_finite() && *b >= 0.0)
             .collect();
         let good = good.min(betas.len() + 1);
+        let smallest = alphas[..good].iter().copied().fold(f64::INFINITY, f64::min);
+        let exponent = -exponent_of(smallest);
         Tridiagonal {
             form: Form::Factored {
-                d: alphas[..good].iter().map(|a| 1.0 / a).collect(),
+                d: scaled(&alphas[..good], exponent).iter().map(|a| 1.0 / a).collect(),
                 squares: betas,
             },
+            exponent,
         }
     }
 
@@ -62,6 +69,10 @@ impl Tridiagonal {
 
     /// How many eigenvalues are below x: the negative pivots of the matrix less x I. O(size).
     pub fn count_below(&self, x: f64) -> usize {
+        self.count_below_scaled(ldexp(x, -self.exponent))
+    }
+
+    fn count_below_scaled(&self, x: f64) -> usize {
         // A pivot of 0 stands for a tiny one of either sign: the count belongs to a matrix that differs by less than rounding does.
         let guarded = |pivot: f64| if pivot == 0.0 { f64::MIN_POSITIVE } else { pivot };
         let mut count = 0;
@@ -91,7 +102,7 @@ impl Tridiagonal {
         count
     }
 
-    /// An interval that holds every eigenvalue (Gershgorin's).
+    /// An interval that holds every eigenvalue of what is kept (Gershgorin's).
     fn interval(&self) -> (f64, f64) {
         let (diagonal, beside): (Vec<f64>, Vec<f64>) = match &self.form {
             Form::Plain { diagonal, squares } => (diagonal.clone(), squares.iter().map(|v| v.sqrt()).collect()),
@@ -126,13 +137,13 @@ impl Tridiagonal {
         // As many eigenvalues as k or less lie below `low`, more below `high`.
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            if self.count_below(unordered(middle)) > k {
+            if self.count_below_scaled(unordered(middle)) > k {
                 high = middle;
             } else {
                 low = middle;
             }
         }
-        Some(unordered(low))
+        Some(ldexp(unordered(low), self.exponent))
     }
 
     /// The smallest and the largest eigenvalue, or `None` of a matrix of size 0.
@@ -148,6 +159,7 @@ impl Tridiagonal {
     /// The last element of the eigenvector to an eigenvalue, the vector being of length 1: how much a Lanczos run still misses. By the
     /// recurrence from both ends, joined where it is largest.
     pub fn last_element(&self, eigenvalue: f64) -> f64 {
+        let eigenvalue = ldexp(eigenvalue, -self.exponent);
         let (diagonal, squares) = match &self.form {
             Form::Plain { diagonal, squares } => (diagonal.clone(), squares.clone()),
             Form::Factored { d, squares } => (
@@ -241,6 +253,24 @@ mod tests {
             );
         }
         assert_eq!(Tridiagonal::new(&[], &[]).extremes(), None);
+        // Squares that would overflow or vanish.
+        for scale in [-1040, -1000, -700, 700, 1000, 1020] {
+            let times = |v: &[f64]| scaled(v, scale);
+            let (far, near) = (
+                Tridiagonal::new(&times(&[2.0; 9]), &times(&[-1.0; 8])),
+                Tridiagonal::new(&[2.0; 9], &[-1.0; 8]),
+            );
+            assert_eq!(far.eigenvalues(), times(&near.eigenvalues()), "{scale}");
+            let low = far.extremes().unwrap().0;
+            assert!((far.last_element(low) - near.last_element(near.extremes().unwrap().0)).abs() < 1e-9);
+            assert_eq!(far.count_below(ldexp(2.5, scale)), near.count_below(2.5));
+            let alphas = [0.5, 0.25, 0.75];
+            let near = Tridiagonal::from_conjugate_gradient(&alphas, &[0.5, 0.25]).eigenvalues();
+            let far = Tridiagonal::from_conjugate_gradient(&scaled(&alphas, -scale), &[0.5, 0.25]).eigenvalues();
+            assert_eq!(far, times(&near), "{scale}");
+        }
+        let off = Tridiagonal::new(&[0.0; 2], &[1e-200]).extremes();
+        assert_eq!(off, Some((-1e-200, 1e-200)));
         assert_eq!(
             Tridiagonal::new(&[-3.0, 5.0], &[0.0])
                 .extremes()

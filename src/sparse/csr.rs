@@ -370,7 +370,31 @@ impl<T: Float> Csr<T> {
         })
     }
 
-    /// `self + lambda I`, the Tikhonov shift. Diagonal entries that are not stored appear. Sums are made in f64 and rounded once.
+    /// `self + lambda I` with lambda >= 0, the Tikhonov shift that makes a symmetric matrix better conditioned. As
+    /// [`Csr::shifted`] otherwise.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a lambda that is negative or not finite; those of [`Csr::shifted`].
+    ///
+    /// ```
+    /// use macheps::{Error, sparse::Csr};
+    /// let a = Csr::<f64>::identity(2)?;
+    /// assert_eq!(a.regularized(0.5)?.diagonal(), [1.5, 1.5]);
+    /// assert!(matches!(a.regularized(-0.5), Err(Error::Option { name: "shift", .. })));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn regularized(&self, lambda: f64) -> Result<Csr<T>> {
+        if !(lambda.is_finite() && lambda >= 0.0) {
+            return Err(Error::Option {
+                name: "shift",
+                expected: "a finite number that is not negative",
+                got: lambda.to_string(),
+            });
+        }
+        self.shifted(lambda)
+    }
+
+    /// `self + lambda I` for any lambda. Diagonal entries that are not stored appear. Sums are made in f64 and rounded once.
     ///
     /// # Errors
     /// [`Error::Shape`] for a matrix that is not square; [`Error::Csr`] where a sum is not finite.

@@ -218,6 +218,27 @@ fn solve_says_when_it_did_not_converge() {
         text.contains("Advice: ") && text.contains("not positive definite in iteration 0"),
         "{text}"
     );
+    // A diagonal that no preconditioner can be made of is named with its row and iteration 0; x is the start.
+    folder.write(
+        "hole.mtx",
+        b"%%MatrixMarket matrix coordinate real symmetric\n2 2 2\n1 1 4\n2 1 1\n",
+    );
+    folder.write(
+        "negative.mtx",
+        b"%%MatrixMarket matrix coordinate real symmetric\n2 2 3\n1 1 4\n2 1 1\n2 2 -3\n",
+    );
+    for precond in ["jacobi", "ssor", "ic0"] {
+        for (matrix, outcome) in [("hole.mtx", "zero"), ("negative.mtx", "negative")] {
+            let (report, text, said) = solve(matrix, &["--precond", precond]);
+            let outcome = format!("breakdown: {outcome} diagonal in row 1");
+            assert_eq!(report["outcome"], outcome.as_str(), "{precond}");
+            assert_eq!(report["breakdown_iteration"], 0);
+            assert_eq!(report["preconditioner"], precond);
+            assert_eq!(report["residual_history"], serde_json::json!([1.0]));
+            assert!(text.contains(&format!("{outcome} in iteration 0")), "{text}");
+            assert!(text.contains("Advice: ") && said.contains(&outcome), "{text} {said}");
+        }
+    }
     let (report, ..) = solve(
         "indefinite.mtx",
         &["--method", "jacobi", "--rhs", &b, "--max-iter", "1000"],
@@ -238,10 +259,6 @@ fn solve_refuses() {
         "wide.mtx",
         b"%%MatrixMarket matrix coordinate real general\n1 2 1\n1 1 4\n",
     );
-    folder.write(
-        "hole.mtx",
-        b"%%MatrixMarket matrix coordinate real symmetric\n2 2 2\n1 1 4\n2 1 1\n",
-    );
     folder.write("short.npy", &npy_f64(&[1.0; 19]));
     let mut nan = vec![1.0; 20];
     nan[7] = f64::NAN;
@@ -260,7 +277,6 @@ fn solve_refuses() {
     solve("line.mtx", &[], &["line.mtx", "line 4", "expected"]);
     solve("none.mtx", &[], &["none.mtx"]);
     solve("wide.mtx", &[], &["wide.mtx", "expected a square matrix, got 1 x 2"]);
-    solve("hole.mtx", &[], &["hole.mtx", "--precond jacobi", "row 1"]);
     solve(
         "a.mtx",
         &["--rhs", &at("short.npy")],
@@ -285,6 +301,7 @@ fn solve_refuses() {
     solve("a.mtx", &["--rtol", "0"], &["--rtol 0", "positive"]);
     solve("a.mtx", &["--rtol", "nan"], &["--rtol NaN", "positive"]);
     solve("a.mtx", &["--shift", "inf"], &["--shift inf", "finite"]);
+    solve("a.mtx", &["--shift=-0.5"], &["--shift -0.5", "not negative"]);
     solve("a.mtx", &["--plot", &at("none/r.svg")], &["there is no folder"]);
     solve("a.mtx", &["--plot", "-"], &["--plot -"]);
     solve("a.mtx", &["--shift", "-2"], &["--shift -2", "positive"]);
@@ -338,9 +355,12 @@ fn solve_real_matrices() {
     let condition = report["condition_estimate"].as_f64().unwrap();
     assert!((condition / 4.95e7 - 1.0).abs() < 0.5, "{condition:e}");
     // Negative definite: no diagonal to divide by the root of, and without it a breakdown at once.
-    refuses(
-        &["solve", &of("sherman1.mtx.gz"), "--device", "cpu"],
-        &["sherman1", "--precond none"],
+    let output = macheps(&["solve", &of("sherman1.mtx.gz"), "--device", "cpu"]);
+    assert_eq!(code(&output), 1);
+    assert!(
+        stdout(&output).contains("negative diagonal in row 0 in iteration 0"),
+        "{}",
+        stdout(&output)
     );
     let output = macheps(&["solve", &of("sherman1.mtx.gz"), "--device", "cpu", "--precond", "none"]);
     assert_eq!(code(&output), 1);

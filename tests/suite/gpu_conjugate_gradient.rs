@@ -333,7 +333,19 @@ fn bad_calls_are_refused() {
         nan[4] = f64::NAN;
         assert!(matches!(
             call(&LinearSystem::new(&operator, &nan), &o),
-            Error::Shape { .. }
+            Error::NonFinite {
+                what: "b",
+                index: 4,
+                ..
+            }
+        ));
+        assert!(matches!(
+            call(&LinearSystem::new(&operator, &b).with_x0(&nan), &o),
+            Error::NonFinite {
+                what: "x0",
+                index: 4,
+                ..
+            }
         ));
         let m = Identity::new(8);
         assert!(matches!(

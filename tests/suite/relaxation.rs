@@ -533,13 +533,26 @@ fn edges_of_solves() {
                 iteration: 0
             }
         );
-        let nan = solve(&context, &m, &[f64::NAN; 9], &options(1e-6)).unwrap();
+        let nan = solve(&context, &m, &[f64::NAN; 9], &options(1e-6));
         assert!(matches!(
-            nan.report.outcome,
-            Outcome::Breakdown {
-                kind: Breakdown::NonFinite,
+            nan,
+            Err(Error::NonFinite {
+                what: "b",
+                index: 0,
                 ..
-            }
+            })
+        ));
+        let endless = RelaxationOptions {
+            x0: Some([vec![0.0; 8], vec![f64::INFINITY]].concat()),
+            ..options(1e-6)
+        };
+        assert!(matches!(
+            solve(&context, &m, &[1.0; 9], &endless),
+            Err(Error::NonFinite {
+                what: "x0",
+                index: 8,
+                ..
+            })
         ));
         assert!(matches!(
             solve(&context, &m, &[1.0; 8], &options(1e-6)),

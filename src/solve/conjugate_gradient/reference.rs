@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::float::ldexp;
+use crate::solve::range::check_finite;
 use crate::solve::vector::{add_scaled, dot, exponent, is_finite, norm, scale_and_add, scaled};
 use crate::solve::{Breakdown, Outcome};
 
@@ -78,7 +79,7 @@ pub struct CgRun {
 /// One product, one M^-1, about 11 n numbers read or written an iteration; five vectors.
 ///
 /// # Errors
-/// [`Error::Shape`] if x0 and b differ in length.
+/// [`Error::Shape`] if x0 and b differ in length, [`Error::NonFinite`] for either.
 ///
 /// ```
 /// use macheps::solve::{Outcome, conjugate_gradient::reference::{Control, conjugate_gradient}};
@@ -103,7 +104,7 @@ pub fn conjugate_gradient(
 /// arithmetic the same iterates. `s = A p` comes by a recurrence of its own, so rounding errors grow a little faster.
 ///
 /// # Errors
-/// [`Error::Shape`] if x0 and b differ in length.
+/// [`Error::Shape`] if x0 and b differ in length, [`Error::NonFinite`] for either.
 pub fn chronopoulos_gear(
     product: &mut Map<'_>,
     precondition: Option<&mut Map<'_>>,
@@ -160,7 +161,9 @@ fn solve(
     if let Some(x0) = x0.filter(|x0| x0.len() != n) {
         return Err(Error::shape("start vector", n.to_string(), x0.len().to_string()));
     }
-    let mut x = x0.map_or_else(|| vec![0.0; n], <[f64]>::to_vec);
+    check_finite("b", b)?;
+    check_finite("x0", x0.unwrap_or(&[]))?;
+    let x = x0.map_or_else(|| vec![0.0; n], <[f64]>::to_vec);
     let ended = |x: Vec<f64>, outcome: Outcome, relative_residual: f64| CgRun {
         x,
         iterations: 0,
@@ -178,17 +181,13 @@ fn solve(
         kind: Breakdown::NonFinite,
         iteration: 0,
     };
-    if !is_finite(&x) {
-        x.fill(0.0);
-        return Ok(ended(x, not_finite, 1.0));
-    }
     let mut r = vec![0.0; n];
     if x0.is_some() {
         residual(product, b, &x, &mut r);
     } else {
         r.copy_from_slice(b);
     }
-    if !is_finite(b) || !is_finite(&r) {
+    if !is_finite(&r) {
         return Ok(ended(x, not_finite, f64::NAN));
     }
     let mut state = State {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::float::ldexp;
 use crate::gpu::{BufferView, Gpu, Readback};
 use crate::solve::clock::Clock;
+use crate::solve::range::{RangedSystem, check_finite};
 use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async};
 use crate::solve::vector;
 use crate::solve::{
@@ -49,15 +50,8 @@ fn check(system: &LinearSystem<'_>, options: &CgOptions) -> Result<usize> {
             format!("size {}", m.size()),
         ));
     }
-    for (what, values) in [("b", Some(system.b)), ("x0", system.x0)] {
-        if let Some(i) = values.and_then(|v| v.iter().position(|x| !x.is_finite())) {
-            return Err(Error::shape(
-                what,
-                "finite numbers",
-                format!("{} at {i}", values.map_or(f64::NAN, |v| v[i])),
-            ));
-        }
-    }
+    check_finite("b", system.b)?;
+    check_finite("x0", system.x0.unwrap_or(&[]))?;
     Ok(len.checked_div(n).unwrap_or(1))
 }
 
@@ -204,7 +198,8 @@ impl<'a> Machine<'a> {
         })
     }
 
-    /// Uploads right-hand sides and starts, each system's times a power of two that brings b near 1.
+    /// Uploads right-hand sides and starts, each system's times a power of two that brings b near the norm of A, and x near 1 or the
+    /// condition.
     fn begin(&mut self, b: &[f64], x0: Option<&[f64]>, goal: Goal) -> Result<()> {
         let n = self.operator.size();
         let mut systems = Vec::new();
@@ -212,8 +207,7 @@ impl<'a> Machine<'a> {
         for k in 0..self.bound.systems() {
             let range = k * n..(k + 1) * n;
             let b = &b[range.clone()];
-            // 2^exponent b has its largest element between 1/2 and 1.
-            let exponent = -vector::exponent(b);
+            let exponent = (-self.bound.exponent()).clamp(-64, 64) - vector::exponent(b);
             let b_norm = vector::norm(b);
             b_values.extend(narrowed(b, exponent));
             let mut first = if b_norm == 0.0 { 0.0 } else { 1.0 };
@@ -548,10 +542,12 @@ fn narrowed(v: &[f64], exponent: i32) -> Vec<f32> {
 /// `b` (and `x0`) of n numbers.
 ///
 /// # Numerics, cost
-/// See [`super`]. b is scaled by a power of two, so that any magnitude of it will do.
+/// See [`super`]. A and b are scaled by powers of two where they are far from 1, so that any magnitude of them will do; on a device that
+/// asks of A that the operator can be had scaled ([`LinearOperator::scaled`], as [`CsrOperator`] can). A start whose residual is beyond
+/// 2^24 times b on a device, 2^53 on the CPU path, has no digit to offer and is left aside for zeros, which the report says.
 ///
 /// # Errors
-/// [`Error::Shape`] for lengths that do not fit or numbers that are not finite, [`Error::Option`], what a device has against
+/// [`Error::Shape`] for lengths that do not fit, [`Error::NonFinite`] for b and x0, [`Error::Option`], what a device has against
 /// it. Systems that cannot be solved are reported, not refused: x is the best there is.
 ///
 /// ```
@@ -613,7 +609,31 @@ pub async fn conjugate_gradient_many_async(
     options: &CgOptions,
 ) -> Result<Vec<Solution>> {
     let systems = check(system, options)?;
-    let Some(gpu) = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0) else {
+    let gpu = context.gpu().filter(|_| system.operator.size() > 0 && systems > 0);
+    let ranged = RangedSystem::new(
+        system.operator,
+        system.preconditioner,
+        system.b,
+        system.x0,
+        gpu.is_some(),
+    );
+    let system = LinearSystem {
+        operator: ranged.operator(),
+        preconditioner: ranged.preconditioner(),
+        b: &ranged.b,
+        x0: ranged.x0.as_deref(),
+    };
+    ranged.restore(solve(context, gpu, &system, options, systems).await?, options.rtol)
+}
+
+async fn solve(
+    context: &Context,
+    gpu: Option<&Gpu>,
+    system: &LinearSystem<'_>,
+    options: &CgOptions,
+    systems: usize,
+) -> Result<Vec<Solution>> {
+    let Some(gpu) = gpu else {
         return on_cpu(system, options, systems);
     };
     let outcome = if options.refine {

@@ -2,6 +2,7 @@
 //! factorisation with w = 1 and those of its factors.
 
 use super::super::sweep::{PerDevice, Step, Uploaded, on_host, on_host_with_bound};
+use super::super::vector::scaled;
 use super::super::views::{Vectors, check_active};
 use super::super::{PreconditionerCall, Record};
 use crate::error::{Error, Result};
@@ -55,6 +56,21 @@ impl Factored {
             lower,
             upper,
             inverse,
+            uploaded: PerDevice::default(),
+        })
+    }
+
+    /// The same for 2^exponent A.
+    pub(super) fn scaled(&self, exponent: i32) -> Option<Factored> {
+        let times = |a: &Csr<f64>| a.with_values(scaled(a.values(), exponent)).ok();
+        Some(Factored {
+            name: self.name,
+            groups: self.groups.clone(),
+            lower: times(&self.lower)?,
+            upper: times(&self.upper)?,
+            inverse: scaled(&self.inverse, -exponent),
+            forward: self.forward.clone(),
+            backward: self.backward.clone(),
             uploaded: PerDevice::default(),
         })
     }

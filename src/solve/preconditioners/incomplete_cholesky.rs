@@ -1,6 +1,7 @@
 //! Incomplete Cholesky without fill.
 
 use super::super::colouring::levels;
+use super::super::vector::{exponent_of, scaled};
 use super::super::{Colouring, Preconditioner, PreconditionerCall, PreconditionerForm, Record};
 use super::factored::Factored;
 use super::{check_symmetric, inverse_of_positive};
@@ -218,8 +219,20 @@ impl IncompleteCholesky {
             });
         }
         check_symmetric(a, "IC(0)")?;
+        inverse_of_positive(&a.diagonal())?;
+        // Squares of entries have to be within the range of numbers.
+        let exponent = match exponent_of(a.largest()) {
+            e if e.abs() <= 256 => 0,
+            e => e,
+        };
+        let near;
+        let a = if exponent == 0 {
+            a
+        } else {
+            near = a.with_values(scaled(a.values(), -exponent))?;
+            &near
+        };
         let diagonal = a.diagonal();
-        inverse_of_positive(&diagonal)?;
         let natural = || -> Result<_> {
             let order: Vec<u32> = (0..a.rows() as u32).collect();
             let place = order.clone();
@@ -266,8 +279,16 @@ impl IncompleteCholesky {
             }
         };
         let inverse = inverse_of_positive(&factors.pivots)?;
+        let factored = Factored::new("incomplete cholesky", groups, factors.lower, inverse, 1.0)?;
+        let out_of_range = || Error::Unsupported {
+            what: "IC(0) of this matrix".into(),
+            reason: "its factors are beyond the range of f64; scale it".into(),
+        };
         Ok(IncompleteCholesky {
-            factored: Factored::new("incomplete cholesky", groups, factors.lower, inverse, 1.0)?,
+            factored: match exponent {
+                0 => factored,
+                e => factored.scaled(e).ok_or_else(out_of_range)?,
+            },
             order,
             shift,
         })
@@ -314,5 +335,12 @@ impl Preconditioner for IncompleteCholesky {
 
     fn bind(&self, gpu: &Gpu, call: &PreconditionerCall<'_>) -> Result<Box<dyn Record>> {
         self.factored.bind(gpu, call)
+    }
+
+    fn scaled(&self, exponent: i32) -> Option<Box<dyn Preconditioner>> {
+        Some(Box::new(IncompleteCholesky {
+            factored: self.factored.scaled(exponent)?,
+            ..*self
+        }))
     }
 }

@@ -37,13 +37,18 @@ fn inverse_of_positive(diagonal: &[f64]) -> Result<Vec<f64>> {
         .iter()
         .enumerate()
         .map(|(row, &value)| {
-            if value > 0.0 && value.is_finite() {
-                return Ok(1.0 / value);
+            let inverse = 1.0 / value;
+            if value > 0.0 && value.is_finite() && inverse.is_finite() {
+                return Ok(inverse);
             }
             Err(Error::Diagonal {
                 row,
                 value,
-                expected: "a positive number",
+                expected: if value > 0.0 {
+                    "a positive number whose reciprocal is finite"
+                } else {
+                    "a positive number"
+                },
             })
         })
         .collect()

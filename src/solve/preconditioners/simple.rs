@@ -1,6 +1,7 @@
 //! None, and the diagonal.
 
 use super::super::sweep::{PerDevice, Step, Uploaded};
+use super::super::vector::scaled;
 use super::super::{Preconditioner, PreconditionerCall, PreconditionerForm, Record};
 use super::factored::vectors;
 use super::inverse_of_positive;
@@ -155,5 +156,12 @@ impl Preconditioner for JacobiPreconditioner {
 
     fn bind(&self, gpu: &Gpu, call: &PreconditionerCall<'_>) -> Result<Box<dyn Record>> {
         self.scaling.bind(gpu, "jacobi preconditioner", &self.inverse, call)
+    }
+
+    fn scaled(&self, exponent: i32) -> Option<Box<dyn Preconditioner>> {
+        Some(Box::new(JacobiPreconditioner {
+            inverse: scaled(&self.inverse, -exponent),
+            scaling: Scaling::default(),
+        }))
     }
 }

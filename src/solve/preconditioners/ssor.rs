@@ -128,4 +128,11 @@ impl Preconditioner for Ssor {
     fn bind(&self, gpu: &Gpu, call: &PreconditionerCall<'_>) -> Result<Box<dyn Record>> {
         self.factored.bind(gpu, call)
     }
+
+    fn scaled(&self, exponent: i32) -> Option<Box<dyn Preconditioner>> {
+        Some(Box::new(Ssor {
+            factored: self.factored.scaled(exponent)?,
+            omega: self.omega,
+        }))
+    }
 }

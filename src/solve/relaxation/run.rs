@@ -1,6 +1,7 @@
 //! Solves by relaxation, on a device and on the CPU path.
 
 use super::super::clock::Clock;
+use super::super::range::{RangedSystem, check_finite};
 use super::super::vector::norm;
 use super::super::{Breakdown, LinearOperator, Outcome, Report, RunFacts, Solution};
 use super::device::{BoundRelaxation, Jacobi, Sor, diagonal_of, inverses, matrix_of};
@@ -280,7 +281,7 @@ impl Problem<'_> {
             state.r.fill(0.0);
             return Ok(Some(Outcome::Converged));
         }
-        if !norm(&state.r).is_finite() || !norm_b.is_finite() {
+        if !norm(&state.r).is_finite() {
             return Ok(Some(breakdown(Breakdown::NonFinite)));
         }
         Ok((norm(&state.r) <= self.options.rtol * norm_b).then_some(Outcome::Converged))
@@ -429,12 +430,32 @@ impl Problem<'_> {
     }
 
     async fn solve(&self, context: &Context) -> Result<Solution> {
-        let clock = Clock::start();
         let n = self.operator.size();
         if self.b.len() != n {
             return Err(Error::shape("b", format!("{n} elements"), self.b.len().to_string()));
         }
         self.options.check(n)?;
+        check_finite("b", self.b)?;
+        let x0 = self.options.x0.as_deref();
+        check_finite("x0", x0.unwrap_or(&[]))?;
+        let ranged = RangedSystem::new(self.operator, None, self.b, x0, context.gpu().is_some());
+        let options = RelaxationOptions {
+            x0: ranged.x0.as_deref().map(<[f64]>::to_vec),
+            ..self.options.clone()
+        };
+        let problem = Problem {
+            operator: ranged.operator(),
+            method: self.method,
+            b: &ranged.b,
+            options: &options,
+        };
+        let solution = problem.solve_in_range(context).await?;
+        let mut restored = ranged.restore(vec![solution], options.rtol)?;
+        restored.pop().ok_or_else(|| Error::shape("b", "one system", "none"))
+    }
+
+    async fn solve_in_range(&self, context: &Context) -> Result<Solution> {
+        let clock = Clock::start();
         let norm_b = norm(self.b);
         let fresh = || -> Result<(State, Option<Outcome>)> {
             let mut state = self.start();
@@ -472,7 +493,7 @@ impl Problem<'_> {
 /// The report's history has the residual of every sweep.
 ///
 /// # Errors
-/// [`Error::Shape`] for lengths, [`Error::Option`] for options, [`Error::Unsupported`] for an operator without diagonal; what keeps the operator
+/// [`Error::Shape`] for lengths, [`Error::NonFinite`] for b and x0, [`Error::Option`] for options, [`Error::Unsupported`] for an operator without diagonal; what keeps the operator
 /// from running on the device. A zero on the diagonal, divergence and stagnation are outcomes of the report.
 ///
 /// ```
@@ -526,7 +547,7 @@ pub async fn jacobi_async(
 /// The report's history has the residual at the start and at every look at it, [`RelaxationOptions::check_every`] sweeps apart, as sweeps leave none.
 ///
 /// # Errors
-/// [`Error::Shape`] for lengths, [`Error::Option`] for options, [`Error::Unsupported`] for an operator without entries; what keeps operator or
+/// [`Error::Shape`] for lengths, [`Error::NonFinite`] for b and x0, [`Error::Option`] for options, [`Error::Unsupported`] for an operator without entries; what keeps operator or
 /// matrix from running on the device. A zero on the diagonal, divergence and stagnation are outcomes of the report.
 ///
 /// ```

@@ -7,7 +7,7 @@ use macheps::solve::conjugate_gradient::{CgOptions, LinearSystem, conjugate_grad
 use macheps::solve::relaxation::{RelaxationOptions, gauss_seidel, jacobi, sor};
 use macheps::solve::{
     Breakdown, ConditionEstimate, CsrOperator, Identity, IncompleteCholesky, JacobiPreconditioner, LinearOperator,
-    Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor,
+    Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor, device_exponent,
 };
 use macheps::sparse::Csr;
 use macheps::{DType, bf16, f16};
@@ -92,12 +92,13 @@ pub fn run(args: &SolveArgs) -> Outcome {
         Some(source) => read_vector("--rhs", source, n)?,
     };
     let x0 = x0.map(|source| read_vector("--x0", &source, n)).transpose()?;
-    let dtype = storage(&device, &matrix, args)?;
+    // The CPU path keeps the matrix as it is.
+    let dtype = device.context().gpu().map(|_| args.dtype.unwrap_or(DType::F32));
     let preconditioner = plan.preconditioner(&matrix, &args.matrix)?;
     let entries = matrix.entries();
-    let symmetric = matrix.symmetry().exact;
-    // The CPU path keeps the matrix as it is.
     let operator = CsrOperator::with_dtype(matrix, dtype.unwrap_or(DType::F32))?;
+    check_storage(dtype, &operator, args)?;
+    let symmetric = operator.symmetry().is_some_and(|s| s.exact);
     let at_start = relative_residual(&operator, &b, x0.as_deref());
 
     let max_iterations = args.max_iter.unwrap_or(n.saturating_mul(10).min(100_000));
@@ -112,14 +113,16 @@ pub fn run(args: &SolveArgs) -> Outcome {
     });
     let mut every = 1;
     let ctx = device.context();
-    let solved = if args.method == Method::Cg {
+    let solved = if let Made::Broken(kind) = preconditioner {
+        Solution::broken_down(&operator, &b, x0.as_deref(), args.rtol, kind)
+    } else if args.method == Method::Cg {
         let mut options = CgOptions::with_rtol(args.rtol);
         options.max_iterations = Some(max_iterations);
         options.refine = args.refine;
         options.progress = Some(progress);
         let mut system = LinearSystem::new(&operator, &b);
-        if let Some(m) = &preconditioner {
-            system = system.with_preconditioner(m.as_ref());
+        if let Some(m) = preconditioner.get() {
+            system = system.with_preconditioner(m);
         }
         if let Some(x0) = &x0 {
             system = system.with_x0(x0);
@@ -150,7 +153,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
     if symmetric && report.iterations > 0 {
         let work = 6.0 * (entries + 10 * n) as f64 * report.iterations.max(500) as f64;
         if work <= ESTIMATE {
-            estimate(&operator, preconditioner.as_deref(), &b, &x, args.rtol, &mut report)?;
+            estimate(&operator, preconditioner.get(), &b, &x, args.rtol, &mut report)?;
         } else if report.condition_estimate.is_none() {
             report
                 .advice
@@ -169,7 +172,10 @@ pub fn run(args: &SolveArgs) -> Outcome {
         rows: n,
         entries,
         method: args.method.name(),
-        preconditioner: preconditioner.as_deref().map(Preconditioner::name),
+        preconditioner: match plan.precond {
+            Precond::None => None,
+            precond => Some(precond.name()),
+        },
         omega: plan.uses_omega.then_some(plan.omega),
         shift: plan.shift,
         dtype: dtype.map_or("f64", DType::name),
@@ -314,24 +320,44 @@ impl Plan {
         })
     }
 
-    fn preconditioner(&self, a: &Csr<f64>, path: &str) -> Outcome<Option<Box<dyn Preconditioner>>> {
-        let made = || -> macheps::Result<Option<Box<dyn Preconditioner>>> {
+    fn preconditioner(&self, a: &Csr<f64>, path: &str) -> Outcome<Made> {
+        let made = || -> macheps::Result<Made> {
             Ok(match self.precond {
-                Precond::None => None,
-                Precond::Jacobi => Some(Box::new(JacobiPreconditioner::new(a)?)),
-                Precond::Ssor => Some(Box::new(Ssor::new(a, self.omega)?)),
-                Precond::Ic0 => Some(Box::new(IncompleteCholesky::new(a)?)),
+                Precond::None => Made::None,
+                Precond::Jacobi => Made::Some(Box::new(JacobiPreconditioner::new(a)?)),
+                Precond::Ssor => Made::Some(Box::new(Ssor::new(a, self.omega)?)),
+                Precond::Ic0 => Made::Some(Box::new(IncompleteCholesky::new(a)?)),
             })
         };
-        made().map_err(|e| {
-            Failure::file(
+        made().or_else(|e| {
+            if let Some(kind) = Breakdown::of_error(&e) {
+                return Ok(Made::Broken(kind));
+            }
+            Err(Failure::file(
                 Path::new(path),
                 format!(
                     "--precond {}: {e}; expected a symmetric positive definite matrix, or --precond none",
                     self.precond.name()
                 ),
-            )
+            ))
         })
+    }
+}
+
+/// What came of making a preconditioner.
+enum Made {
+    None,
+    Some(Box<dyn Preconditioner>),
+    /// The matrix has no such preconditioner, which the report tells.
+    Broken(Breakdown),
+}
+
+impl Made {
+    fn get(&self) -> Option<&dyn Preconditioner> {
+        match self {
+            Made::Some(m) => Some(m.as_ref()),
+            Made::None | Made::Broken(_) => None,
+        }
     }
 }
 
@@ -347,7 +373,7 @@ fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
     if shift == 0.0 {
         return Ok(matrix);
     }
-    matrix.shifted(shift).map_err(|e| Failure::file(Path::new(path), e))
+    matrix.regularized(shift).map_err(|e| Failure::file(Path::new(path), e))
 }
 
 /// A vector of n finite numbers.
@@ -370,18 +396,26 @@ fn read_vector(option: &str, source: &Source, n: usize) -> Outcome<Vec<f64>> {
     Ok(values)
 }
 
-/// The storage type of the matrix on a device; says what that changes. `None` for the CPU path.
-fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<Option<DType>> {
-    if device.context().gpu().is_none() {
+/// Says what the storage type of the matrix on a device changes; refuses one that does not hold it. `None` is the CPU path.
+fn check_storage(dtype: Option<DType>, operator: &CsrOperator, args: &SolveArgs) -> Outcome {
+    let Some(dtype) = dtype else {
         if let Some(dtype) = args.dtype {
             output::remark(&format!(
                 "the CPU path solves in f64 with the matrix as given; --dtype {} changes nothing",
                 dtype.name()
             ));
         }
-        return Ok(None);
-    }
-    let dtype = args.dtype.unwrap_or(DType::F32);
+        return Ok(());
+    };
+    let exponent = device_exponent(operator);
+    let scaled = if exponent == 0 { None } else { operator.scaled(exponent) };
+    let Some(matrix) = scaled.as_deref().map_or(operator.matrix(), |scaled| scaled.matrix()) else {
+        return Ok(());
+    };
+    let factor = match exponent {
+        0 => String::new(),
+        e => format!(" times 2^{e}"),
+    };
     let otherwise = ", or --device cpu, which solves in f64";
     let (rounded, vanished) = match dtype {
         DType::F32 => market::narrow::<f32>(&args.matrix, matrix, otherwise).map(|n| (n.rounded, n.vanished)),
@@ -395,13 +429,13 @@ fn storage(device: &Device, matrix: &Csr<f64>, args: &SolveArgs) -> Outcome<Opti
             String::new()
         };
         output::remark(&format!(
-            "{}: f64 runs as {} on the device; {rounded} of {} entries are rounded{lost}; residuals are judged with the file's values",
+            "{}: f64{factor} runs as {} on the device; {rounded} of {} entries are rounded{lost}; residuals are judged with the file's values",
             args.matrix,
             dtype.name(),
             matrix.entries()
         ));
     }
-    Ok(Some(dtype))
+    Ok(())
 }
 
 /// ||b - A x|| / ||b|| in f64, of the x that a solve begins with.
@@ -491,6 +525,7 @@ fn ending(outcome: &Ending) -> String {
                 Breakdown::NonFinite => "non-finite",
                 Breakdown::Stagnation => "stagnation",
                 Breakdown::ZeroDiagonal { row } => return format!("breakdown: zero diagonal in row {row}"),
+                Breakdown::NegativeDiagonal { row } => return format!("breakdown: negative diagonal in row {row}"),
                 Breakdown::Divergence => "divergence",
                 _ => "unknown",
             };
