@@ -12,6 +12,9 @@ mod backward;
 #[path = "suite/cli.rs"]
 mod cli;
 #[cfg(feature = "cli")]
+#[path = "suite/cli_mistakes.rs"]
+mod cli_mistakes;
+#[cfg(feature = "cli")]
 #[path = "suite/cli_solve.rs"]
 mod cli_solve;
 #[path = "suite/conformance.rs"]

@@ -220,12 +220,13 @@ fn reports_are_refused_early() {
     let folder = Folder::new();
     let text = |path: PathBuf| path.display().to_string();
     let (one, same) = (text(folder.path("one")), text(folder.detour("one")));
+    let (picture, same_picture) = (text(folder.path("one.svg")), text(folder.detour("one.svg")));
     refuses(
         &["bench", "--device", "cpu", "--json", &one, "--csv", &same],
         &["both --json and --csv"],
     );
     refuses(
-        &["bench", "--device", "cpu", "--csv", &one, "--svg", &same],
+        &["bench", "--device", "cpu", "--csv", &picture, "--svg", &same_picture],
         &["both --csv and --svg"],
     );
     refuses(&["bench", "--device", "cpu", "--csv", "-"], &["--csv -", "only --json"]);
@@ -975,8 +976,9 @@ fn outputs_appear_together_or_not_at_all() {
             assert_eq!(folder.list(), ["locked", "x.npy"]);
         }
         std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o755)).unwrap();
-        // In place of its own input, through a link that stays one.
-        std::os::unix::fs::symlink(folder.path("x.npy"), folder.path("link.npy")).unwrap();
+        // Through a link that stays one.
+        folder.write("old.npy", b"from before");
+        std::os::unix::fs::symlink(folder.path("old.npy"), folder.path("link.npy")).unwrap();
         succeeds(&[
             "run",
             "softmax",
@@ -988,7 +990,7 @@ fn outputs_appear_together_or_not_at_all() {
             &folder.arg("y", "link.npy"),
         ]);
         assert!(folder.path("link.npy").is_symlink());
-        let (_, y) = read_npy::<f32>(&folder.path("x.npy"));
+        let (_, y) = read_npy::<f32>(&folder.path("old.npy"));
         assert!((y[..3].iter().sum::<f32>() - 1.0).abs() < 1e-6);
     }
 }
@@ -1335,8 +1337,14 @@ fn sparse_products_of_matrix_market_files() {
         &run("spmv", "bad.mtx", "x.mtx", &[]),
         &["bad.mtx", "line 3", "a column from 1 to 3"],
     );
-    refuses(&run("spmv", "large.mtx", "x.mtx", &[]), &["row 0", "beyond"]);
-    refuses(&run("spmv", "x.npy", "x.mtx", &[]), &["x.npy", "expected a.mtx"]);
+    refuses(
+        &run("spmv", "large.mtx", "x.mtx", &[]),
+        &["large.mtx", "row 1, column 2", "beyond"],
+    );
+    refuses(
+        &run("spmv", "x.npy", "x.mtx", &[]),
+        &["x.npy", "expected a Matrix Market file"],
+    );
     refuses(&run("spmv", "a.mtx", "x.mtx", &["--set", "beta=2"]), &["y0"]);
     refuses(
         &run("spmv", "a.mtx", "x.mtx", &["--set", "alpha=inf"]),

@@ -111,7 +111,8 @@ pub struct AuditArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "SRC is x.npy, x.npz#name or x.safetensors#name; DST is y.npy or y.safetensors#name.\n\
+    after_help = "SRC is x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file (x.mtx, x.mtx.gz); DST is y.npy or\n\
+                        y.safetensors#name, and never a file that is read.\n\
                         softmax, log_softmax: input x, optional mask (additive, broadcast) and upstream; output y, grad;\n\
                         \x20   settings axis=-1, scale=1, causal=false, masked=nan|zero, upstream=1\n\
                         logsumexp: the same, and axes=0,2 in place of axis, keepdims=false\n\
@@ -173,7 +174,7 @@ pub struct SolveArgs {
     #[arg(long, value_enum, default_value_t = Method::Cg)]
     pub method: Method,
     /// Factor of relaxation, between 0 and 2: of jacobi and --precond ssor (1 by default) and of sor (1.5)
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", allow_hyphen_values = true)]
     pub omega: Option<f64>,
     /// The preconditioner of cg; jacobi by default
     #[arg(long, value_enum)]
@@ -182,10 +183,10 @@ pub struct SolveArgs {
     #[arg(long)]
     pub refine: bool,
     /// Solve (A + LAMBDA I) x = b
-    #[arg(long, value_name = "LAMBDA", allow_negative_numbers = true)]
+    #[arg(long, value_name = "LAMBDA", allow_hyphen_values = true)]
     pub shift: Option<f64>,
     /// Relative residual to stop at
-    #[arg(long, value_name = "R", default_value_t = 1e-6, allow_negative_numbers = true)]
+    #[arg(long, value_name = "R", default_value_t = 1e-6, allow_hyphen_values = true)]
     pub rtol: f64,
     /// The most iterations; 10 for each row, up to 100000, by default
     #[arg(long, value_name = "N")]

@@ -23,6 +23,37 @@ pub enum Destination {
     MatrixMarket(PathBuf),
 }
 
+/// What an output is, which says where it can go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A tensor.
+    Tensor,
+    /// A vector that is to be the only one in its file.
+    Vector,
+    /// A sparse matrix.
+    Matrix,
+}
+
+impl Kind {
+    /// The files that it can go to, in words.
+    fn expected(self) -> &'static str {
+        match self {
+            Kind::Tensor => "y.npy or y.safetensors#name",
+            Kind::Vector => "an npy file, such as x.npy",
+            Kind::Matrix => "a Matrix Market file, such as a.mtx",
+        }
+    }
+
+    fn takes(self, destination: &Destination) -> bool {
+        matches!(
+            (self, destination),
+            (Kind::Tensor, Destination::Npy(_) | Destination::Safetensors(..))
+                | (Kind::Vector, Destination::Npy(_))
+                | (Kind::Matrix, Destination::MatrixMarket(_))
+        )
+    }
+}
+
 /// A result to be written.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -37,8 +68,20 @@ pub struct Output {
 }
 
 impl Destination {
-    /// Parses `y.npy`, `y.safetensors` or `y.safetensors#name`.
-    pub fn parse(text: &str) -> Outcome<Destination> {
+    /// Parses `y.npy`, `y.safetensors`, `y.safetensors#name` or `a.mtx`, as far as outputs of this kind go there. `option` is what asks
+    /// for it.
+    pub fn parse(option: &str, text: &str, kind: Kind) -> Outcome<Destination> {
+        let shown = if text.is_empty() { "''" } else { text };
+        let unknown = |what: &str| Failure::usage(format!("{option}: {shown}: {what}; expected {}", kind.expected()));
+        let destination = Destination::of_any_kind(option, text)?.ok_or_else(|| unknown("unknown kind of file"))?;
+        if kind.takes(&destination) {
+            return Ok(destination);
+        }
+        Err(unknown("a kind of file that this output cannot be written to"))
+    }
+
+    /// `None` if the name's ending says nothing.
+    fn of_any_kind(option: &str, text: &str) -> Outcome<Option<Destination>> {
         let extension = |path: &str| {
             Path::new(path)
                 .extension()
@@ -46,9 +89,9 @@ impl Destination {
                 .map(str::to_ascii_lowercase)
         };
         match extension(text).as_deref() {
-            Some("npy") => return Ok(Destination::Npy(text.into())),
-            Some("safetensors") => return Ok(Destination::Safetensors(text.into(), None)),
-            Some("mtx") => return Ok(Destination::MatrixMarket(text.into())),
+            Some("npy") => return Ok(Some(Destination::Npy(text.into()))),
+            Some("safetensors") => return Ok(Some(Destination::Safetensors(text.into(), None))),
+            Some("mtx") => return Ok(Some(Destination::MatrixMarket(text.into()))),
             _ => {}
         }
         for (i, _) in text.match_indices('#') {
@@ -56,21 +99,21 @@ impl Destination {
             match extension(path).as_deref() {
                 Some("npy") => {
                     return Err(Failure::usage(format!(
-                        "{path}: an npy file holds one array without a name; expected {path} without #{name}"
+                        "{option}: {path}: an npy file holds one array without a name; expected {path} without #{name}"
                     )));
                 }
                 Some("safetensors") if name.is_empty() || name == "__metadata__" => {
-                    return Err(Failure::usage(format!("{text}: '{name}' is no name for a tensor")));
+                    return Err(Failure::usage(format!(
+                        "{option}: {text}: '{name}' is no name for a tensor"
+                    )));
                 }
                 Some("safetensors") => {
-                    return Ok(Destination::Safetensors(path.into(), Some(name.to_string())));
+                    return Ok(Some(Destination::Safetensors(path.into(), Some(name.to_string()))));
                 }
                 _ => {}
             }
         }
-        Err(Failure::usage(format!(
-            "{text}: unknown kind of file; expected y.npy or y.safetensors#name"
-        )))
+        Ok(None)
     }
 
     /// The file.
@@ -87,16 +130,38 @@ impl Destination {
     }
 }
 
-/// Refuses a file that cannot be put where it is asked for.
-fn check_place(path: &Path) -> Outcome {
+/// A file that is read: what asks for it, and its path.
+pub type InputFile<'a> = (&'a str, &'a Path);
+
+/// Refuses a file that cannot be put where it is asked for, or that would take the place of one that is read.
+fn check_place(option: &str, path: &Path, inputs: &[InputFile<'_>]) -> Outcome {
+    let refused = |problem: String| Err(Failure::usage(format!("{option}: {}: {problem}", path.display())));
+    if path.as_os_str().is_empty() {
+        return Err(Failure::usage(format!("{option}: expected a file, got an empty name")));
+    }
     if path.is_dir() {
-        return Err(Failure::file(path, "is a folder; expected a file"));
+        return refused("is a folder; expected a file".to_string());
     }
-    let folder = folder(path);
+    let target = identity(path);
+    let folder = folder(&target);
     if !folder.is_dir() {
-        return Err(Failure::file(path, format!("there is no folder {}", folder.display())));
+        return refused(format!("there is no folder {}", self::folder(path).display()));
     }
-    Ok(())
+    // A device or a pipe is written to, not replaced.
+    match target.metadata() {
+        Ok(found) if !found.is_file() => return Ok(()),
+        Ok(found) if found.permissions().readonly() => {
+            return refused("is there and read-only; expected a file that can be replaced".to_string());
+        }
+        _ => {}
+    }
+    if let Some((input, _)) = inputs.iter().find(|(_, file)| identity(file) == target) {
+        return refused(format!("would write over the file of {input}; expected another file"));
+    }
+    match NamedTempFile::new_in(folder) {
+        Ok(_) => Ok(()),
+        Err(e) => refused(format!("cannot be written, as nothing can be in its folder: {}", e)),
+    }
 }
 
 /// The same for every spelling of a file's path, also of one that is yet to be made.
@@ -105,9 +170,12 @@ fn identity(path: &Path) -> PathBuf {
     path.canonicalize().ok().or_else(made).unwrap_or(path.to_path_buf())
 }
 
-/// Refuses reports that cannot be written, before the minutes that making them takes: the options and their files. stdout is there
-/// for JSON.
-pub fn check_reports(reports: &[(&str, Option<&Path>)]) -> Outcome {
+/// Options whose files are pictures.
+const PICTURES: [&str; 2] = ["--svg", "--plot"];
+
+/// Refuses reports that cannot be written, before the minutes that making them takes: the options and their files, and the files that
+/// are read. stdout is there for JSON.
+pub fn check_reports(inputs: &[InputFile<'_>], reports: &[(&str, Option<&Path>)]) -> Outcome {
     let mut taken: Vec<(&str, PathBuf)> = Vec::new();
     for &(option, path) in reports {
         let Some(path) = path else { continue };
@@ -119,11 +187,19 @@ pub fn check_reports(reports: &[(&str, Option<&Path>)]) -> Outcome {
                 "{option} -: expected a file; only --json writes to stdout"
             )));
         }
-        check_place(path)?;
+        check_place(option, path, inputs)?;
         let file = identity(path);
-        // A device or a pipe takes any number of reports.
+        // A device or a pipe takes any number of reports, and has no ending.
         if file.exists() && !file.is_file() {
             continue;
+        }
+        let is_svg = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("svg"));
+        if PICTURES.contains(&option) && !is_svg {
+            return Err(Failure::usage(format!(
+                "{option}: {}: unknown kind of picture; expected an SVG file, such as {}",
+                path.display(),
+                path.with_extension("svg").display()
+            )));
         }
         if let Some((other, _)) = taken.iter().find(|(_, other)| *other == file) {
             return Err(Failure::file(path, format!("is the file of both {other} and {option}")));
@@ -133,31 +209,24 @@ pub fn check_reports(reports: &[(&str, Option<&Path>)]) -> Outcome {
     Ok(())
 }
 
-/// Refuses to write over a file that is read. Inputs are their options and files.
-pub fn check_inputs_stay(inputs: &[(&str, &Path)], written: &[(&str, Option<&Path>)]) -> Outcome {
-    for &(option, path) in written {
-        let Some(path) = path.filter(|path| path.is_file()) else {
-            continue;
-        };
-        if let Some((input, _)) = inputs.iter().find(|(_, file)| identity(file) == identity(path)) {
-            return Err(Failure::file(path, format!("{option} would write over {input}")));
+/// Refuses types that their files cannot hold, before anything is computed. `dtype` tells the type of an output by its name.
+pub fn check_types(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) -> Outcome {
+    for (name, destination) in outputs {
+        if matches!(destination, Destination::Npy(_)) && dtype(name) == Stored::Bf16 {
+            return Err(Failure::file(
+                destination.path(),
+                "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16",
+            ));
         }
     }
     Ok(())
 }
 
-/// Refuses what cannot be written, before anything is computed. `outputs` are names and where they go; `dtype` tells the type of
-/// each by its name.
-pub fn check(outputs: &[(String, Destination)], dtype: impl Fn(&str) -> Stored) -> Outcome {
+/// Refuses what cannot be written, before anything is read. `outputs` are names and where they go.
+pub fn check(inputs: &[InputFile<'_>], outputs: &[(String, Destination)]) -> Outcome {
     for (i, (name, destination)) in outputs.iter().enumerate() {
         let path = destination.path();
-        check_place(path)?;
-        if matches!(destination, Destination::Npy(_)) && dtype(name) == Stored::Bf16 {
-            return Err(Failure::file(
-                path,
-                "npy has no bf16; expected a .safetensors file for this output, or --dtype f32 or f16",
-            ));
-        }
+        check_place(&format!("--output {name}"), path, inputs)?;
         if matches!(destination, Destination::Safetensors(..)) {
             let check = existing(path).and_then(|bytes| parse(&bytes).map(drop));
             check.map_err(|problem| Failure::file(path, problem))?;
@@ -376,13 +445,14 @@ mod tests {
 
     #[test]
     fn parses() {
-        assert_eq!(Destination::parse("y.npy"), Ok(Destination::Npy("y.npy".into())));
+        let of = |text| Destination::parse("--output", text, Kind::Tensor);
+        assert_eq!(of("y.npy"), Ok(Destination::Npy("y.npy".into())));
         assert_eq!(
-            Destination::parse("o.safetensors#y"),
+            of("o.safetensors#y"),
             Ok(Destination::Safetensors("o.safetensors".into(), Some("y".into())))
         );
         assert_eq!(
-            Destination::parse("o#1/o.safetensors"),
+            of("o#1/o.safetensors"),
             Ok(Destination::Safetensors("o#1/o.safetensors".into(), None))
         );
         for bad in [
@@ -393,7 +463,17 @@ mod tests {
             "o.safetensors#",
             "o.safetensors#__metadata__",
         ] {
-            assert!(Destination::parse(bad).is_err(), "{bad}");
+            assert!(of(bad).is_err(), "{bad}");
+        }
+        // Each kind has its own files, and says so.
+        for (kind, good, bad) in [
+            (Kind::Tensor, "y.safetensors#a", "a.mtx"),
+            (Kind::Vector, "x.npy", "x.safetensors"),
+            (Kind::Matrix, "a.mtx", "a.npy"),
+        ] {
+            assert!(Destination::parse("--output", good, kind).is_ok(), "{good}");
+            let refused = Destination::parse("--output", bad, kind).unwrap_err().to_string();
+            assert!(refused.contains(bad) && refused.contains(kind.expected()), "{refused}");
         }
     }
 
@@ -402,7 +482,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let values = [1.0, -2.5, f32::INFINITY];
-        let to = |text: &str| Destination::parse(text).unwrap();
+        let to = |text: &str| Destination::parse("--output", text, Kind::Tensor).unwrap();
         write(&[
             (output("y", DType::F32, &values), to(&at("y.npy"))),
             (output("h", DType::F16, &values), to(&at("h.npy"))),
@@ -424,15 +504,29 @@ mod tests {
     #[test]
     fn checks_before() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| Destination::parse(&folder.path().join(name).display().to_string()).unwrap();
+        let at = |name: &str| {
+            Destination::parse(
+                "--output",
+                &folder.path().join(name).display().to_string(),
+                Kind::Tensor,
+            )
+            .unwrap()
+        };
         let two = |a: &str, b: &str| [("y".to_string(), at(a)), ("grad".to_string(), at(b))];
-        assert!(check(&two("y.npy", "g.npy"), |_| Stored::F32).is_ok());
-        assert!(check(&two("y.npy", "g.npy"), |_| Stored::Bf16).is_err());
-        assert!(check(&two("y.npy", "y.npy"), |_| Stored::F32).is_err());
-        assert!(check(&two("o.safetensors#a", "o.safetensors#b"), |_| Stored::Bf16).is_ok());
-        assert!(check(&two("o.safetensors#a", "o.safetensors#a"), |_| Stored::Bf16).is_err());
-        assert!(check(&two("o.safetensors", "none/o.safetensors"), |_| Stored::F32).is_err());
+        assert!(check(&[], &two("y.npy", "g.npy")).is_ok());
+        assert!(check_types(&two("y.npy", "g.npy"), |_| Stored::F32).is_ok());
+        assert!(check_types(&two("y.npy", "g.npy"), |_| Stored::Bf16).is_err());
+        assert!(check(&[], &two("y.npy", "y.npy")).is_err());
+        assert!(check(&[], &two("o.safetensors#a", "o.safetensors#b")).is_ok());
+        assert!(check_types(&two("o.safetensors#a", "o.safetensors#b"), |_| Stored::Bf16).is_ok());
+        assert!(check(&[], &two("o.safetensors#a", "o.safetensors#a")).is_err());
+        assert!(check(&[], &two("o.safetensors", "none/o.safetensors")).is_err());
         std::fs::write(folder.path().join("text.safetensors"), "not tensors").unwrap();
-        assert!(check(&two("text.safetensors", "y.npy"), |_| Stored::F32).is_err());
+        assert!(check(&[], &two("text.safetensors", "y.npy")).is_err());
+        // An input by another path.
+        std::fs::write(folder.path().join("x.npy"), "an input").unwrap();
+        let input = folder.path().join(".").join("x.npy");
+        let refused = check(&[("--input x", input.as_path())], &two("y.npy", "x.npy")).unwrap_err();
+        assert!(refused.to_string().contains("--output grad") && refused.to_string().contains("--input x"));
     }
 }

@@ -26,6 +26,14 @@ impl Failure {
         Failure::Usage(format!("{}: {message}", path.display()))
     }
 
+    /// The same, said of an option.
+    pub fn within(self, option: &str) -> Failure {
+        match self {
+            Failure::Check(message) => Failure::Check(format!("{option}: {message}")),
+            Failure::Usage(message) => Failure::Usage(format!("{option}: {message}")),
+        }
+    }
+
     /// The exit code of the program.
     pub fn code(&self) -> ExitCode {
         match self {

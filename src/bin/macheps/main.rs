@@ -29,7 +29,11 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(filter)
         .target(env_logger::Target::Stderr)
         .init();
-    match commands::run(cli) {
+    let outcome = commands::run(cli);
+    if !matches!(outcome, Err(failure::Failure::Usage(_))) {
+        output::say_remarks();
+    }
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::note(&failure.to_string());

@@ -1,13 +1,32 @@
 //! stdout, stderr and the progress bar.
 
 use std::io::{ErrorKind, Write};
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::{Failure, Outcome};
 
-/// Prints text and a newline on stdout. A reader that has gone away (`| head`) is no error.
+/// What is to be said beside a result. A refusal is one line, so this waits until there is one.
+static REMARKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Says something about a result on stderr, once there is one.
+pub fn remark(text: &str) {
+    REMARKS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(text.to_string());
+}
+
+/// Says the remarks so far.
+pub fn say_remarks() {
+    let remarks = std::mem::take(&mut *REMARKS.lock().unwrap_or_else(PoisonError::into_inner));
+    remarks.iter().for_each(|text| note(text));
+}
+
+/// Prints text and a newline on stdout, after the remarks so far. A reader that has gone away (`| head`) is no error.
 pub fn print(text: &str) -> Outcome {
+    say_remarks();
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::usage(format!("stdout cannot be written: {e}"))),

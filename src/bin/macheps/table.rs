@@ -96,8 +96,22 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// A number as one would type it.
+pub fn typed(value: f64) -> String {
+    match value.abs() {
+        v if v == 0.0 || !v.is_finite() || (1e-3..1e6).contains(&v) => value.to_string(),
+        _ => format!("{value:e}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn types_numbers() {
+        let typed = [0.0, 1.5, -2.0, 1e-30, 1e308, f64::NAN].map(super::typed);
+        assert_eq!(typed, ["0", "1.5", "-2", "1e-30", "1e308", "NaN"]);
+    }
+
     use super::*;
 
     #[test]

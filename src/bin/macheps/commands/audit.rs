@@ -81,7 +81,8 @@ pub fn run(args: &AuditArgs) -> Outcome {
         .iter()
         .map(|text| Ok((text.as_str(), Source::parse(text)?)))
         .collect::<Outcome<Vec<_>>>()?;
-    destination::check_reports(&[("--json", json), ("--svg", args.svg.as_deref())])?;
+    let inputs: Vec<_> = sources.iter().map(|(text, source)| (*text, source.path())).collect();
+    destination::check_reports(&inputs, &[("--json", json), ("--svg", args.svg.as_deref())])?;
     let device = Device::open(&args.device.device)?;
     let (mut entries, mut skipped) = (Vec::new(), Vec::new());
     for (text, source) in &sources {
@@ -108,7 +109,7 @@ pub fn run(args: &AuditArgs) -> Outcome {
         }
     }
     for name in &skipped {
-        output::note(&format!("{name} is skipped: not of floats"));
+        output::remark(&format!("{name} is skipped: not of floats"));
     }
     let mut all = TensorAudit::empty(DType::F32);
     for entry in &entries {
@@ -260,7 +261,7 @@ fn of_f64(device: &Device, source: &str, bytes: &[u8], progress: impl Fn(usize))
     if below > 0 {
         lost += &format!(", {below} below it as its smallest");
     }
-    output::note(&format!("{source}: f64 is audited as f32{lost}"));
+    output::remark(&format!("{source}: f64 is audited as f32{lost}"));
     Ok(all)
 }
 

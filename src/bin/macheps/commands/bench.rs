@@ -20,12 +20,17 @@ pub fn run(args: &BenchArgs) -> Outcome {
     let json = args.json.json.as_deref();
     let quiet = json.is_some_and(is_stdout);
     // Before the minutes that the bench may take.
-    destination::check_reports(&[
-        ("--json", json),
-        ("--csv", args.csv.as_deref()),
-        ("--svg", args.svg.as_deref()),
-    ])?;
-    let old = args.compare.as_deref().map(Old::read).transpose()?;
+    let inputs: Vec<_> = args.compare.iter().map(|path| ("--compare", path.as_path())).collect();
+    destination::check_reports(
+        &inputs,
+        &[
+            ("--json", json),
+            ("--csv", args.csv.as_deref()),
+            ("--svg", args.svg.as_deref()),
+        ],
+    )?;
+    let old = args.compare.as_deref().map(Old::read).transpose();
+    let old = old.map_err(|refused| refused.within("--compare"))?;
     let device = Device::open(&args.device.device)?;
     let cases = bench(&device, args.quick, args.op.as_deref())?;
     if !quiet {

@@ -26,7 +26,7 @@ struct Default<'a> {
 }
 
 pub fn run(json: Option<&Path>) -> Outcome {
-    destination::check_reports(&[("--json", json)])?;
+    destination::check_reports(&[], &[("--json", json)])?;
     let devices = backend::devices();
     let default = Device::open("auto");
     if !json.is_some_and(is_stdout) {

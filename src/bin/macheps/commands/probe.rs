@@ -16,7 +16,7 @@ struct Body {
 }
 
 pub fn run(device: &str, json: Option<&Path>) -> Outcome {
-    destination::check_reports(&[("--json", json)])?;
+    destination::check_reports(&[], &[("--json", json)])?;
     let device = Device::open(device)?;
     let (text, probe) = device.probe()?;
     if !json.is_some_and(is_stdout) {

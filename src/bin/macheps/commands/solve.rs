@@ -1,7 +1,7 @@
 //! `macheps solve`.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use macheps::solve::conjugate_gradient::{CgOptions, LinearSystem, conjugate_gradient};
 use macheps::solve::relaxation::{RelaxationOptions, gauss_seidel, jacobi, sor};
@@ -9,14 +9,14 @@ use macheps::solve::{
     Breakdown, ConditionEstimate, CsrOperator, Identity, IncompleteCholesky, JacobiPreconditioner, LinearOperator,
     Outcome as Ending, Preconditioner, Report, ReportOptions, RunFacts, Solution, Ssor, device_exponent,
 };
-use macheps::sparse::{Csr, Narrowing};
+use macheps::sparse::Csr;
 use macheps::{DType, bf16, f16};
 use serde::Serialize;
 
 use crate::args::{Method, Precond, SolveArgs};
 use crate::backend::Device;
 use crate::convergence::{self, Convergence};
-use crate::destination::{self, Destination, Output};
+use crate::destination::{self, Destination, Kind, Output};
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::report::{Document, is_stdout};
@@ -36,7 +36,10 @@ struct Body<'a> {
     preconditioner: Option<&'a str>,
     omega: Option<f64>,
     shift: f64,
+    /// Storage type of the matrix where the iteration ran.
     dtype: &'static str,
+    /// What the iteration computed with; corrections (`refine`) and the figures of this report are in f64 always.
+    arithmetic: &'static str,
     refine: bool,
     rtol: f64,
     max_iterations: usize,
@@ -51,6 +54,8 @@ struct Body<'a> {
     forward_error_bound: Option<f64>,
     digits: Option<f64>,
     residual_history: &'a [f64],
+    /// Iterations between two entries of the history.
+    residual_history_every: usize,
     advice: &'a [String],
     seconds: f64,
 }
@@ -59,55 +64,54 @@ pub fn run(args: &SolveArgs) -> Outcome {
     let json = args.json.json.as_deref();
     let plan = Plan::check(args)?;
     let outputs: Vec<(String, Destination)> = match &args.output {
-        Some(path) => match Destination::parse(path)? {
-            to @ Destination::Npy(_) => vec![("x".to_string(), to)],
-            _ => return Err(Failure::usage(format!("--output {path}: expected a file FILE.npy"))),
-        },
+        Some(path) => vec![("x".to_string(), Destination::parse("--output", path, Kind::Vector)?)],
         None => Vec::new(),
     };
-    destination::check(&outputs, |_| Stored::F64)?;
+    let rhs = match args.rhs.as_str() {
+        "ones" => None,
+        text => Some(Source::parse(text).map_err(|refused| refused.within("--rhs (ones, or a file)"))?),
+    };
+    let x0 = args.x0.as_deref().map(Source::parse).transpose();
+    let x0 = x0.map_err(|refused| refused.within("--x0"))?;
+    let mut inputs = vec![("the matrix", Path::new(&args.matrix))];
+    inputs.extend(rhs.iter().map(|source| ("--rhs", source.path())));
+    inputs.extend(x0.iter().map(|source| ("--x0", source.path())));
     let written = outputs.first().map(|(_, to)| to.path());
     let reports = [
         ("--output", written),
         ("--json", json),
         ("--plot", args.plot.as_deref()),
     ];
-    destination::check_reports(&reports)?;
-    let file = |source: &'_ str| PathBuf::from(source.split_once('#').map_or(source, |(path, _)| path));
-    let (rhs, x0) = (file(&args.rhs), args.x0.as_deref().map(file));
-    let mut inputs = vec![("the matrix", Path::new(&args.matrix)), ("--rhs", &rhs)];
-    inputs.extend(x0.as_deref().map(|path| ("--x0", path)));
-    destination::check_inputs_stay(&inputs, &reports)?;
+    destination::check_reports(&inputs, &reports)?;
 
     let device = Device::open(&args.device.device)?;
     let matrix = read_matrix(&args.matrix, plan.shift)?;
     let n = matrix.rows();
-    let b = match args.rhs.as_str() {
-        "ones" => vec![1.0; n],
-        source => read_vector("--rhs", source, n)?,
+    let b = match &rhs {
+        None => vec![1.0; n],
+        Some(source) => read_vector("--rhs", source, n)?,
     };
-    let x0 = args
-        .x0
-        .as_deref()
-        .map(|source| read_vector("--x0", source, n))
-        .transpose()?;
-    let dtype = args
-        .dtype
-        .filter(|_| device.context().gpu().is_some())
-        .unwrap_or(DType::F32);
+    let x0 = x0.map(|source| read_vector("--x0", &source, n)).transpose()?;
+    // The CPU path keeps the matrix as it is.
+    let dtype = device.context().gpu().map(|_| args.dtype.unwrap_or(DType::F32));
     let preconditioner = plan.preconditioner(&matrix, &args.matrix)?;
     let entries = matrix.entries();
-    let operator = CsrOperator::with_dtype(matrix, dtype)?;
-    check_storage(&device, &operator, args)?;
+    let operator = CsrOperator::with_dtype(matrix, dtype.unwrap_or(DType::F32))?;
+    check_storage(dtype, &operator, args)?;
     let symmetric = operator.symmetry().is_some_and(|s| s.exact);
+    let at_start = relative_residual(&operator, &b, x0.as_deref())?;
 
     let max_iterations = args.max_iter.unwrap_or(n.saturating_mul(10).min(100_000));
     let bar = output::progress(max_iterations);
-    let told = bar.clone();
+    let rounds = Arc::new(Mutex::new(Rounds::default()));
+    let (told, counted) = (bar.clone(), rounds.clone());
     let progress: Arc<dyn Fn(usize, f64) + Send + Sync> = Arc::new(move |iterations, residual| {
-        told.set_position(iterations as u64);
+        // Only counts are in there, which are as good as they were whatever became of another thread.
+        let all = counted.lock().unwrap_or_else(PoisonError::into_inner).count(iterations);
+        told.set_position(all as u64);
         told.set_message(format!("residual {residual:.1e}"));
     });
+    let mut every = 1;
     let ctx = device.context();
     let solved = if let Made::Broken(kind) = preconditioner {
         Solution::broken_down(&operator, &b, x0.as_deref(), args.rtol, kind)
@@ -134,6 +138,10 @@ pub fn run(args: &SolveArgs) -> Outcome {
             progress: Some(progress),
             ..RelaxationOptions::default()
         };
+        // Sweeps of Gauss and Seidel's kind leave no residual behind.
+        if args.method != Method::Jacobi {
+            every = options.check_every;
+        }
         match args.method {
             Method::Jacobi => jacobi(ctx, &operator, &b, &options),
             Method::GaussSeidel => gauss_seidel(ctx, &operator, &b, &options),
@@ -170,7 +178,8 @@ pub fn run(args: &SolveArgs) -> Outcome {
         },
         omega: plan.uses_omega.then_some(plan.omega),
         shift: plan.shift,
-        dtype: dtype.name(),
+        dtype: dtype.map_or("f64", DType::name),
+        arithmetic: if dtype.is_none() { "f64" } else { "f32" },
         refine: args.refine,
         rtol: args.rtol,
         max_iterations,
@@ -188,6 +197,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
         forward_error_bound: report.forward_error_bound,
         digits: report.digits(),
         residual_history: &report.residual_history,
+        residual_history_every: every,
         advice: &report.advice,
         seconds: report.seconds,
     };
@@ -204,18 +214,33 @@ pub fn run(args: &SolveArgs) -> Outcome {
         destination::write(&[(output, to)])?;
     }
     if let Some(path) = &args.plot {
+        let rounds = rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recomputed = vec![(0, at_start)];
+        if body.iterations > 0 || body.relative_residual != at_start {
+            recomputed.push((body.iterations, body.relative_residual));
+        }
+        let plural = if body.iterations == 1 { "" } else { "s" };
+        let mut ending = format!("{} after {} iteration{plural}", body.outcome, body.iterations);
+        if body.refinements > 0 {
+            let plural = if body.refinements == 1 { "" } else { "s" };
+            ending += &format!(" and {} correction{plural}", body.refinements);
+        }
         let picture = Convergence {
-            title: format!("macheps {}: {}", env!("CARGO_PKG_VERSION"), subject(&body)),
-            ending: format!(
-                "{}, {} iterations, {}",
-                body.outcome,
-                body.iterations,
-                table::seconds(body.seconds)
-            ),
+            title: system(&body),
+            method: format!("{}, by {}", size(&body), method(&body)),
+            ending: format!("{ending}, {}", table::seconds(body.seconds)),
             adapter: device.adapter(),
             history: body.residual_history,
+            every,
+            iterations: body.iterations,
+            // Rounds that did not end in a correction are not told apart.
+            corrections: if rounds.begins.len() + 1 == body.refinements {
+                &rounds.begins
+            } else {
+                &[]
+            },
             rtol: body.rtol,
-            relative_residual: body.relative_residual,
+            recomputed: &recomputed,
             converged: report.converged(),
         };
         destination::write_text(path, &convergence::draw(&picture))?;
@@ -249,13 +274,17 @@ impl Plan {
         if !(args.rtol.is_finite() && args.rtol > 0.0) {
             return Err(Failure::usage(format!(
                 "--rtol {}: expected a positive number, such as 1e-6",
-                args.rtol
+                table::typed(args.rtol)
             )));
         }
         let shift = args.shift.unwrap_or(0.0);
-        if !(shift.is_finite() && shift >= 0.0) {
+        if !shift.is_finite() {
+            return Err(Failure::usage(format!("--shift {shift}: expected a finite number")));
+        }
+        if shift < 0.0 {
             return Err(Failure::usage(format!(
-                "--shift {shift}: expected a finite number that is not negative"
+                "--shift {}: expected 0 or a positive number; a negative one takes from the eigenvalues of A, which need not stay positive",
+                table::typed(shift)
             )));
         }
         if let (Some(precond), true) = (args.precond, args.method != Method::Cg) {
@@ -348,8 +377,9 @@ fn read_matrix(path: &str, shift: f64) -> Outcome<Csr<f64>> {
 }
 
 /// A vector of n finite numbers.
-fn read_vector(option: &str, text: &str, n: usize) -> Outcome<Vec<f64>> {
-    let tensor = Source::parse(text)?.read()?;
+fn read_vector(option: &str, source: &Source, n: usize) -> Outcome<Vec<f64>> {
+    let tensor = source.read().map_err(|refused| refused.within(option))?;
+    let text = source.path().display();
     let (values, shape) = (tensor.to_f64(), tensor.shape);
     let columns = shape.iter().skip(1).product::<usize>();
     if values.len() != n || columns != 1 {
@@ -366,18 +396,17 @@ fn read_vector(option: &str, text: &str, n: usize) -> Outcome<Vec<f64>> {
     Ok(values)
 }
 
-/// Says what the storage type of the matrix changes; refuses one that does not hold it.
-fn check_storage(device: &Device, operator: &CsrOperator, args: &SolveArgs) -> Outcome {
-    if device.context().gpu().is_none() {
+/// Says what the storage type of the matrix on a device changes; refuses one that does not hold it. `None` is the CPU path.
+fn check_storage(dtype: Option<DType>, operator: &CsrOperator, args: &SolveArgs) -> Outcome {
+    let Some(dtype) = dtype else {
         if let Some(dtype) = args.dtype {
-            output::note(&format!(
+            output::remark(&format!(
                 "the CPU path solves in f64 with the matrix as given; --dtype {} changes nothing",
                 dtype.name()
             ));
         }
         return Ok(());
-    }
-    let dtype = operator.dtype();
+    };
     let exponent = device_exponent(operator);
     let scaled = if exponent == 0 { None } else { operator.scaled(exponent) };
     let Some(matrix) = scaled.as_deref().map_or(operator.matrix(), |scaled| scaled.matrix()) else {
@@ -387,22 +416,19 @@ fn check_storage(device: &Device, operator: &CsrOperator, args: &SolveArgs) -> O
         0 => String::new(),
         e => format!(" times 2^{e}"),
     };
-    let narrow = |e: macheps::Error| Failure::file(Path::new(&args.matrix), e);
+    let otherwise = ", or --device cpu, which solves in f64";
     let (rounded, vanished) = match dtype {
-        DType::F32 => matrix.narrow::<f32>(Narrowing::Refuse).map(|n| (n.rounded, n.vanished)),
-        DType::F16 => matrix.narrow::<f16>(Narrowing::Refuse).map(|n| (n.rounded, n.vanished)),
-        DType::Bf16 => matrix
-            .narrow::<bf16>(Narrowing::Refuse)
-            .map(|n| (n.rounded, n.vanished)),
-    }
-    .map_err(narrow)?;
+        DType::F32 => market::narrow::<f32>(&args.matrix, matrix, otherwise).map(|n| (n.rounded, n.vanished)),
+        DType::F16 => market::narrow::<f16>(&args.matrix, matrix, otherwise).map(|n| (n.rounded, n.vanished)),
+        DType::Bf16 => market::narrow::<bf16>(&args.matrix, matrix, otherwise).map(|n| (n.rounded, n.vanished)),
+    }?;
     if rounded > 0 {
         let lost = if vanished > 0 {
             format!(", {vanished} of them to zero")
         } else {
             String::new()
         };
-        output::note(&format!(
+        output::remark(&format!(
             "{}: f64{factor} runs as {} on the device; {rounded} of {} entries are rounded{lost}; residuals are judged with the file's values",
             args.matrix,
             dtype.name(),
@@ -410,6 +436,35 @@ fn check_storage(device: &Device, operator: &CsrOperator, args: &SolveArgs) -> O
         ));
     }
     Ok(())
+}
+
+/// ||b - A x|| / ||b|| in f64, of the x that a solve begins with.
+fn relative_residual(operator: &CsrOperator, b: &[f64], x: Option<&[f64]>) -> Outcome<f64> {
+    let x = x.map_or_else(|| vec![0.0; b.len()], <[f64]>::to_vec);
+    let facts = RunFacts::new(Ending::IterationLimit, 0.0, 0);
+    let report = Report::assess(operator, b, &x, &facts, &ReportOptions::new(ConditionEstimate::Off))?;
+    Ok(report.relative_residual)
+}
+
+/// The iterations of a solve and its corrections, each of which counts from 0.
+#[derive(Default)]
+struct Rounds {
+    before: usize,
+    last: usize,
+    /// Iterations before each round but the first.
+    begins: Vec<usize>,
+}
+
+impl Rounds {
+    /// Takes the count of a round; that of all.
+    fn count(&mut self, iterations: usize) -> usize {
+        if iterations < self.last {
+            self.before += self.last;
+            self.begins.push(self.before);
+        }
+        self.last = iterations;
+        self.before + iterations
+    }
 }
 
 /// Puts what a run on A itself says about its condition into the report.
@@ -466,8 +521,8 @@ fn ending(outcome: &Ending) -> String {
     }
 }
 
-/// The system and the method in a line.
-fn subject(body: &Body) -> String {
+/// The method in a few words.
+fn method(body: &Body) -> String {
     let mut method = body.method.to_string();
     if let Some(m) = body.preconditioner {
         method += &format!(" with {m}");
@@ -478,17 +533,34 @@ fn subject(body: &Body) -> String {
     if body.refine {
         method += ", refined";
     }
+    method
+}
+
+/// The system by its name.
+fn system(body: &Body) -> String {
     let shift = match body.shift {
         0.0 => String::new(),
-        shift => format!(" + {shift} I"),
+        shift => format!(" + {} I", table::typed(shift)),
     };
     let name = Path::new(body.matrix)
         .file_name()
         .map_or(body.matrix.into(), |name| name.to_string_lossy());
+    format!("{name}{shift}")
+}
+
+/// How large it is.
+fn size(body: &Body) -> String {
+    let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     format!(
-        "{name}{shift}, {} rows, {} entries, by {method}",
-        body.rows, body.entries
+        "{}, {}",
+        plural(body.rows, "row", "rows"),
+        plural(body.entries, "entry", "entries")
     )
+}
+
+/// The system and the method in a line.
+fn subject(body: &Body) -> String {
+    format!("{}, {}, by {}", system(body), size(body), method(body))
 }
 
 /// The report as a table.

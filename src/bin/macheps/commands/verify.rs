@@ -20,7 +20,7 @@ struct Body<'a> {
 
 pub fn run(device: &str, op: Option<&str>, json: Option<&Path>) -> Outcome {
     let quiet = json.is_some_and(is_stdout);
-    destination::check_reports(&[("--json", json)])?;
+    destination::check_reports(&[], &[("--json", json)])?;
     let (mut adapters, mut cases, mut broken) = (Vec::new(), Vec::new(), Vec::new());
     let selectors = if device == "all" {
         backend::devices().iter().map(|d| d.index.to_string()).collect()

@@ -47,7 +47,7 @@ impl Format {
 }
 
 impl Source {
-    /// Parses `x.npy`, `x.npz#name` or `x.safetensors#name`.
+    /// Parses `x.npy`, `x.npz#name`, `x.safetensors#name`, `x.mtx` or `x.mtx.gz`.
     pub fn parse(text: &str) -> Outcome<Source> {
         // A whole name first: `#` may be part of a path.
         if let Some(format) = Format::of(text) {
@@ -83,9 +83,15 @@ impl Source {
                 None => {}
             }
         }
+        let text = if text.is_empty() { "''" } else { text };
         Err(Failure::usage(format!(
-            "{text}: unknown kind of file; expected x.npy, x.npz#name or x.safetensors#name"
+            "{text}: unknown kind of file; expected x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file, such as x.mtx"
         )))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The file, if all tensors of a safetensors file are meant or the one named.
@@ -105,7 +111,7 @@ impl Source {
                 Format::Npy => {
                     let (tensor, rest) = npy::read(&mut input, length)?;
                     if rest > 0 {
-                        crate::output::note(&format!(
+                        crate::output::remark(&format!(
                             "{}: {rest} bytes after the array are ignored",
                             self.path.display()
                         ));

@@ -52,7 +52,7 @@ impl Upstream {
         let given = self.file.is_some() || self.value.is_some();
         let wanted = call.writes("grad") || (call.only_shows() && given);
         if given && !wanted {
-            output::note("upstream is not used: it is for the output grad, which is not asked for");
+            output::remark("upstream is not used: it is for the output grad, which is not asked for");
         }
         wanted
     }

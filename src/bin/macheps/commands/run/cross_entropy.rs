@@ -119,7 +119,7 @@ fn execute<T: Element>(
     let given = call.read("upstream")?;
     let gradient = call.writes("grad") || (call.only_shows() && (given.is_some() || setting.is_some()));
     if !gradient && (given.is_some() || setting.is_some()) {
-        output::note("upstream is not used: it is for the output grad, which is not asked for");
+        output::remark("upstream is not used: it is for the output grad, which is not asked for");
     }
     let upstream: Option<Vec<f32>> = match given {
         Some(upstream) => {

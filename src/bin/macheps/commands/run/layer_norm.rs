@@ -82,7 +82,7 @@ fn execute<T: Element>(call: &Call, options: &LayerNormOptions, files: &Files, u
     let given = files.upstream.is_some() || upstream.is_some();
     let grad_wanted = call.writes("grad") || (call.only_shows() && given);
     if given && !grad_wanted {
-        output::note("upstream is not used: it is for the output grad, which is not asked for");
+        output::remark("upstream is not used: it is for the output grad, which is not asked for");
     }
     let input = LayerNormInput {
         x: &x,

@@ -13,10 +13,12 @@ mod softmax;
 mod spmv;
 mod unscale;
 
+use std::path::Path;
+
 use macheps::{DType, Element};
 
 use crate::args::RunArgs;
-use crate::destination::{self, Destination, Output};
+use crate::destination::{self, Destination, Kind, Output};
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::source::Source;
@@ -89,8 +91,8 @@ pub fn run(args: &RunArgs) -> Outcome {
 pub struct Call {
     op: String,
     inputs: Vec<(String, Source)>,
-    /// Inputs that are no tensors.
-    special: Vec<(String, String)>,
+    /// Inputs that are sparse matrices, and their files.
+    matrices: Vec<(String, String)>,
     settings: Vec<(String, String)>,
     outputs: Vec<(String, Destination)>,
     dtype: Option<DType>,
@@ -100,48 +102,92 @@ pub struct Call {
     pub check: bool,
 }
 
+/// The names that an operation knows.
+#[derive(Default)]
+pub struct Names<'a> {
+    /// Inputs that are sparse matrices.
+    pub matrices: &'a [&'a str],
+    /// Other inputs.
+    pub inputs: &'a [&'a str],
+    /// What can be set.
+    pub settings: &'a [&'a str],
+    /// Outputs that are tensors.
+    pub outputs: &'a [&'a str],
+    /// Outputs that are sparse matrices.
+    pub written_matrices: &'a [&'a str],
+}
+
 impl Call {
     /// Parses a call of an operation that knows these names.
     pub fn parse(args: &RunArgs, inputs: &[&str], settings: &[&str], outputs: &[&str]) -> Outcome<Call> {
-        Call::parse_special(args, &[], inputs, settings, outputs)
+        let names = Names {
+            inputs,
+            settings,
+            outputs,
+            ..Names::default()
+        };
+        Call::parse_names(args, &names)
     }
 
-    /// The same for an operation some of whose inputs are no tensors.
-    pub fn parse_special(
-        args: &RunArgs,
-        special: &[&str],
-        inputs: &[&str],
-        settings: &[&str],
-        outputs: &[&str],
-    ) -> Outcome<Call> {
-        let given = pairs("input", &args.inputs, &[special, inputs].concat())?;
-        let (own, tensors): (Vec<_>, Vec<_>) = given.into_iter().partition(|(name, _)| special.contains(name));
-        let special = own
+    /// The same for an operation that reads or writes sparse matrices.
+    pub fn parse_names(args: &RunArgs, names: &Names<'_>) -> Outcome<Call> {
+        let given = pairs("input", &args.inputs, &[names.matrices, names.inputs].concat())?;
+        let (own, tensors): (Vec<_>, Vec<_>) = given.into_iter().partition(|(name, _)| names.matrices.contains(name));
+        let matrices = own
             .into_iter()
             .map(|(name, text)| (name.to_string(), text.to_string()))
             .collect();
         let inputs = tensors
             .into_iter()
-            .map(|(name, source)| Ok((name.to_string(), Source::parse(source)?)))
+            .map(|(name, text)| {
+                let source = Source::parse(text).map_err(|refused| refused.within(&format!("--input {name}")))?;
+                Ok((name.to_string(), source))
+            })
             .collect::<Outcome<_>>()?;
-        let settings = pairs("set", &args.settings, settings)?
+        let settings = pairs("set", &args.settings, names.settings)?
             .into_iter()
             .map(|(key, value)| (key.to_string(), value.to_string()))
             .collect();
-        let outputs = pairs("output", &args.outputs, outputs)?
-            .into_iter()
-            .map(|(name, destination)| Ok((name.to_string(), Destination::parse(destination)?)))
-            .collect::<Outcome<_>>()?;
-        Ok(Call {
+        let outputs = pairs(
+            "output",
+            &args.outputs,
+            &[names.outputs, names.written_matrices].concat(),
+        )?
+        .into_iter()
+        .map(|(name, text)| {
+            let kind = if names.written_matrices.contains(&name) {
+                Kind::Matrix
+            } else {
+                Kind::Tensor
+            };
+            let destination = Destination::parse(&format!("--output {name}"), text, kind)?;
+            Ok((name.to_string(), destination))
+        })
+        .collect::<Outcome<_>>()?;
+        let call = Call {
             op: args.op.clone(),
             inputs,
-            special,
+            matrices,
             settings,
             outputs,
             dtype: args.dtype,
             device: args.device.device.clone(),
             check: args.check,
-        })
+        };
+        call.check_places()?;
+        Ok(call)
+    }
+
+    /// Refuses outputs that cannot be put where they are asked for, or would replace an input.
+    fn check_places(&self) -> Outcome {
+        let tensors = self.inputs.iter().map(|(name, source)| (name, source.path()));
+        let matrices = self.matrices.iter().map(|(name, path)| (name, Path::new(path)));
+        let named: Vec<(String, &Path)> = tensors
+            .chain(matrices)
+            .map(|(name, path)| (format!("--input {name}"), path))
+            .collect();
+        let inputs: Vec<_> = named.iter().map(|(option, path)| (option.as_str(), *path)).collect();
+        destination::check(&inputs, &self.outputs)
     }
 
     /// Name of the operation.
@@ -157,7 +203,9 @@ impl Call {
     /// Reads an input, if it is given.
     pub fn read(&self, name: &str) -> Outcome<Option<Tensor>> {
         let given = self.inputs.iter().find(|(n, _)| n == name);
-        given.map(|(_, source)| source.read()).transpose()
+        given
+            .map(|(_, source)| source.read().map_err(|f| f.within(&format!("--input {name}"))))
+            .transpose()
     }
 
     /// Reads an input that must be given.
@@ -166,9 +214,9 @@ impl Call {
             .ok_or_else(|| Failure::usage(format!("{} needs an input {name}: --input {name}=FILE", self.op)))
     }
 
-    /// The text of an input that is no tensor, if it is given.
-    pub fn input(&self, name: &str) -> Option<&str> {
-        let given = self.special.iter().find(|(n, _)| n == name);
+    /// The file of an input that is a sparse matrix, if it is given.
+    pub fn matrix(&self, name: &str) -> Option<&str> {
+        let given = self.matrices.iter().find(|(n, _)| n == name);
         given.map(|(_, text)| text.as_str())
     }
 
@@ -180,25 +228,6 @@ impl Call {
     /// Whether nothing is to be written: results are only summed up.
     pub fn only_shows(&self) -> bool {
         self.outputs.is_empty()
-    }
-
-    /// Refuses a Matrix Market file for any output but the matrices named, and any other file for those.
-    fn check_matrices(&self, matrices: &[&str]) -> Outcome {
-        for (name, destination) in &self.outputs {
-            let is_matrix = matches!(destination, Destination::MatrixMarket(_));
-            if is_matrix != matrices.contains(&name.as_str()) {
-                let expected = if is_matrix {
-                    "an npy or safetensors file for this output"
-                } else {
-                    "a Matrix Market file, such as a.mtx, for this output"
-                };
-                return Err(Failure::file(
-                    destination.path(),
-                    format!("expected {expected} ({name})"),
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// The text of a setting, if it is given.
@@ -242,15 +271,9 @@ impl Call {
         self.dtype.unwrap_or(x.stored.runs_as().0)
     }
 
-    /// Refuses outputs that cannot be written, before anything is computed; `stored` tells the type of an output.
+    /// Refuses outputs whose files cannot hold them, before anything is computed; `stored` tells the type of an output.
     pub fn check_outputs(&self, stored: impl Fn(&str) -> Stored) -> Outcome {
-        self.check_outputs_with(&[], stored)
-    }
-
-    /// The same where the outputs named are sparse matrices, for Matrix Market files.
-    pub fn check_outputs_with(&self, matrices: &[&str], stored: impl Fn(&str) -> Stored) -> Outcome {
-        self.check_matrices(matrices)?;
-        destination::check(&self.outputs, stored)
+        destination::check_types(&self.outputs, stored)
     }
 
     /// The elements of an input as `T`; says on stderr what that changed.
@@ -405,10 +428,7 @@ fn verdict(checks: Vec<(String, Outcome<String>)>) -> Outcome {
         match check {
             Ok(found) => output::print(&format!("check: {name} agrees with the CPU reference ({found})"))?,
             Err(failure) => {
-                let named = match failure {
-                    Failure::Check(message) => Failure::Check(format!("check of {name}: {message}")),
-                    Failure::Usage(message) => Failure::Usage(format!("check of {name}: {message}")),
-                };
+                let named = failure.within(&format!("check of {name}"));
                 if let Some(earlier) = worst.replace(named) {
                     output::note(&earlier.to_string());
                 }
@@ -436,7 +456,7 @@ fn convert<T: Element>(name: &str, tensor: &Tensor, asked: Option<DType>) -> Vec
         ));
     }
     if !notes.is_empty() {
-        output::note(&format!("{name}: {}", notes.join(", ")));
+        output::remark(&format!("{name}: {}", notes.join(", ")));
     }
     values
 }

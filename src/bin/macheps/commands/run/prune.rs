@@ -3,14 +3,21 @@
 use macheps::ops::prune::{prune, prune_checked};
 use macheps::{DType, Element, bf16, f16, float::Float};
 
-use super::{Call, Results};
+use super::{Call, Names, Results};
 use crate::args::RunArgs;
 use crate::backend::Device;
 use crate::failure::{Failure, Outcome};
 use crate::tensor::{Stored, Tensor};
 
 pub fn run(args: &RunArgs) -> Outcome {
-    let call = Call::parse(args, &["x"], &["sparsity"], &["mask", "threshold", "A"])?;
+    let names = Names {
+        inputs: &["x"],
+        settings: &["sparsity"],
+        outputs: &["mask", "threshold"],
+        written_matrices: &["A"],
+        ..Names::default()
+    };
+    let call = Call::parse_names(args, &names)?;
     let sparsity = call
         .parsed("sparsity", "a number from 0 to 1", |value| {
             value.parse().ok().filter(|s: &f64| (0.0..=1.0).contains(s))
@@ -18,7 +25,7 @@ pub fn run(args: &RunArgs) -> Outcome {
         .ok_or_else(|| Failure::usage("prune needs a sparsity: --set sparsity=0.9"))?;
     let x = call.need("x")?;
     let dtype = call.dtype(&x);
-    call.check_outputs_with(&["A"], |name| match name {
+    call.check_outputs(|name| match name {
         "mask" => Stored::Bool,
         "threshold" => Stored::F32,
         _ => dtype.into(),

@@ -132,7 +132,7 @@ fn execute<T: Element>(
     let given = files.upstream.is_some() || upstream.is_some();
     let grad_wanted = !kind.is_arg() && (call.writes("grad") || (call.only_shows() && given));
     if given && !grad_wanted {
-        output::note("upstream is not used: it is for the output grad, which is not asked for");
+        output::remark("upstream is not used: it is for the output grad, which is not asked for");
     }
     let device = Device::open(&call.device)?;
     let context = device.context();

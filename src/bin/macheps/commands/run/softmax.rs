@@ -248,7 +248,7 @@ fn execute<T: Element>(call: &Call, kind: SoftmaxKind, settings: &Settings, file
         None
     };
     if !grad_wanted && (files.upstream.is_some() || settings.upstream.is_some()) {
-        output::note("upstream is not used: it is for the output grad, which is not asked for");
+        output::remark("upstream is not used: it is for the output grad, which is not asked for");
     }
 
     let options = SoftmaxOptions {

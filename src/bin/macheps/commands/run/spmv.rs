@@ -1,10 +1,9 @@
 //! `macheps run spmv` and `spmm`.
 
 use macheps::ops::spmv::{SpmvInput, SpmvOptions, SpmvScale, forward, forward_checked};
-use macheps::sparse::Narrowing;
 use macheps::{CrossCheck, Csr, DType, Element, Error, bf16, f16, float::Float};
 
-use super::{Call, Results};
+use super::{Call, Names, Results};
 use crate::args::RunArgs;
 use crate::backend::Device;
 use crate::failure::{Failure, Outcome};
@@ -16,6 +15,7 @@ const SETTINGS: [&str; 3] = ["alpha", "beta", "transpose"];
 
 /// What was read.
 struct Files {
+    path: String,
     a: Csr<f64>,
     x: Tensor,
     y0: Option<Tensor>,
@@ -25,7 +25,14 @@ struct Files {
 }
 
 pub fn run(args: &RunArgs) -> Outcome {
-    let call = Call::parse_special(args, &["A"], &["x", "y0"], &SETTINGS, &["y"])?;
+    let names = Names {
+        matrices: &["A"],
+        inputs: &["x", "y0"],
+        settings: &SETTINGS,
+        outputs: &["y"],
+        ..Names::default()
+    };
+    let call = Call::parse_names(args, &names)?;
     let number = |key, default| -> Outcome<f32> {
         let given = call.parsed(key, "a finite number in the range of f32", |text| {
             text.parse().ok().filter(|v: &f32| v.is_finite())
@@ -34,7 +41,7 @@ pub fn run(args: &RunArgs) -> Outcome {
     };
     let (alpha, beta) = (number("alpha", 1.0)?, number("beta", 0.0)?);
     let transpose = call.boolean("transpose")?.unwrap_or(false);
-    let Some(path) = call.input("A") else {
+    let Some(path) = call.matrix("A") else {
         return Err(Failure::usage(format!(
             "{0} needs an input A: --input A=FILE.mtx",
             args.op
@@ -45,7 +52,8 @@ pub fn run(args: &RunArgs) -> Outcome {
     }
     call.check_outputs(|_| Stored::F32)?;
     let files = Files {
-        a: market::matrix(path)?,
+        path: path.to_string(),
+        a: market::matrix(path).map_err(|refused| refused.within("--input A"))?,
         x: call.need("x")?,
         y0: call.read("y0")?,
         alpha,
@@ -77,18 +85,18 @@ fn vectors(call: &Call, name: &str, tensor: &Tensor, n: usize) -> Outcome<(Vec<f
     };
     let (values, loss) = tensor.convert::<f32>();
     if tensor.stored != Stored::F32 {
-        output::note(&format!("{name}: {} runs as f32", tensor.stored.name()));
+        output::remark(&format!("{name}: {} runs as f32", tensor.stored.name()));
     }
     if loss.overflowed > 0 {
-        output::note(&format!("{name}: {} values overflow to infinity", loss.overflowed));
+        output::remark(&format!("{name}: {} values overflow to infinity", loss.overflowed));
     }
     Ok((values, k))
 }
 
 fn execute<T: Element + Float>(call: &Call, files: &Files) -> Outcome {
-    let narrowed = files.a.narrow::<T>(Narrowing::Refuse)?;
+    let narrowed = market::narrow::<T>(&files.path, &files.a, "").map_err(|refused| refused.within("--input A"))?;
     if narrowed.rounded > 0 {
-        output::note(&format!(
+        output::remark(&format!(
             "A: {} of {} values are rounded to {}, {} of them to zero",
             narrowed.rounded,
             files.a.entries(),
@@ -112,7 +120,7 @@ fn execute<T: Element + Float>(call: &Call, files: &Files) -> Outcome {
         return Err(Failure::usage(format!("y0: expected {k} vectors as in x, got {given}")));
     }
     if y0.is_some() && files.beta == 0.0 {
-        output::note("y0 is not used: beta is 0");
+        output::remark("y0 is not used: beta is 0");
     }
     let input = SpmvInput {
         a: &a,
