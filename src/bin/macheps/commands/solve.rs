@@ -99,7 +99,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
     let operator = CsrOperator::with_dtype(matrix, dtype.unwrap_or(DType::F32))?;
     check_storage(dtype, &operator, args)?;
     let symmetric = operator.symmetry().is_some_and(|s| s.exact);
-    let at_start = relative_residual(&operator, &b, x0.as_deref());
+    let at_start = relative_residual(&operator, &b, x0.as_deref())?;
 
     let max_iterations = args.max_iter.unwrap_or(n.saturating_mul(10).min(100_000));
     let bar = output::progress(max_iterations);
@@ -439,25 +439,11 @@ fn check_storage(dtype: Option<DType>, operator: &CsrOperator, args: &SolveArgs)
 }
 
 /// ||b - A x|| / ||b|| in f64, of the x that a solve begins with.
-fn relative_residual(operator: &CsrOperator, b: &[f64], x: Option<&[f64]>) -> f64 {
-    let mut r = vec![0.0; b.len()];
-    if let Some(x) = x {
-        operator.apply(x, &mut r);
-    }
-    r.iter_mut().zip(b).for_each(|(r, b)| *r = b - *r);
-    // Squares of what may be as large or small as f64 goes.
-    let norm = |v: &[f64]| {
-        let largest = v.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-        let scaled = |v: &f64| (v / largest) * (v / largest);
-        match largest {
-            0.0 => 0.0,
-            _ => largest * v.iter().map(scaled).sum::<f64>().sqrt(),
-        }
-    };
-    match norm(&r) {
-        0.0 => 0.0,
-        r => r / norm(b),
-    }
+fn relative_residual(operator: &CsrOperator, b: &[f64], x: Option<&[f64]>) -> Outcome<f64> {
+    let x = x.map_or_else(|| vec![0.0; b.len()], <[f64]>::to_vec);
+    let facts = RunFacts::new(Ending::IterationLimit, 0.0, 0);
+    let report = Report::assess(operator, b, &x, &facts, &ReportOptions::new(ConditionEstimate::Off))?;
+    Ok(report.relative_residual)
 }
 
 /// The iterations of a solve and its corrections, each of which counts from 0.
