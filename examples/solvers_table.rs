@@ -1,10 +1,11 @@
 //! Solves every symmetric positive definite matrix of a collection in every way, and writes the figures down as a document.
 //!
-//!     cargo run --release --features gz --example solvers_table -- FOLDER [FILE] [--device NAME]... [--only NAME]... [--keep FOLDER]
+//!     cargo run --release --features gz --example solvers_table -- FOLDER [FILE] [--device NAME]... [--only NAME]... [--keep FOLDER [--kept]]
 //!
 //! FOLDER holds `index.json` (with `name`, `file`, `spd`, `condition_number` and `cg_f64` of each matrix) and the files. FILE is
 //! docs/solvers.md if not given. Devices are given by parts of their names; all adapters if there is none. What was found is kept
 //! in the folder of `--keep`, a file for every matrix and device, and not done again: large matrices take long on software drivers.
+//! With `--kept` nothing is solved; the document is made of what is there, and says what is not.
 
 use macheps::solve::conjugate_gradient::reference::{CgRun, Control, conjugate_gradient as reference};
 use macheps::solve::conjugate_gradient::{CgOptions, LinearSystem, conjugate_gradient};
@@ -33,7 +34,7 @@ const REFINED_RTOL: f64 = 1e-12;
 const LARGE: usize = 20_000;
 /// IC(0) with its rows reordered.
 const BY_COLOURS: &str = "ic0 by colours";
-const USAGE: &str = "usage: solvers_table FOLDER [FILE] [--device NAME]... [--only NAME]... [--keep FOLDER]";
+const USAGE: &str = "usage: solvers_table FOLDER [FILE] [--device NAME]... [--only NAME]... [--keep FOLDER [--kept]]";
 
 struct Device {
     name: String,
@@ -63,6 +64,14 @@ struct Findings {
     beyond: bool,
     /// Nor with it.
     unsolved: bool,
+}
+
+/// Where findings are kept.
+#[derive(Clone, Copy)]
+struct Keep<'a> {
+    folder: Option<&'a Path>,
+    /// Nothing else counts.
+    only: bool,
 }
 
 const CONDITIONS: [(ConditionEstimate, &str); 2] = [
@@ -101,14 +110,17 @@ impl Findings {
     }
 
     /// What was kept, or what `find` finds now.
-    fn kept_or(keep: Option<&Path>, name: &str, find: impl FnOnce() -> Result<Findings>) -> Result<Findings> {
+    fn kept_or(keep: Keep<'_>, name: &str, find: impl FnOnce() -> Result<Findings>) -> Result<Option<Findings>> {
         let file: String = name
             .chars()
             .map(|c| if c.is_alphanumeric() { c } else { '_' })
             .collect();
-        let path = keep.map(|folder| folder.join(file + ".json"));
+        let path = keep.folder.map(|folder| folder.join(file + ".json"));
         if let Some(kept) = path.as_deref().and_then(Findings::load) {
-            return Ok(kept);
+            return Ok(Some(kept));
+        }
+        if keep.only {
+            return Ok(None);
         }
         let start = Instant::now();
         let found = find()?;
@@ -116,7 +128,7 @@ impl Findings {
         if let Some(path) = path {
             found.store(&path)?;
         }
-        Ok(found)
+        Ok(Some(found))
     }
 }
 
@@ -133,12 +145,14 @@ fn norm(v: impl Iterator<Item = f64>) -> f64 {
 
 fn main() -> Result {
     let (mut folder, mut path, mut wanted, mut only, mut keep) = (None, None, Vec::new(), Vec::new(), None);
+    let mut kept = false;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--device" => wanted.push(arguments.next().ok_or(USAGE)?.to_lowercase()),
             "--only" => only.push(arguments.next().ok_or(USAGE)?),
             "--keep" => keep = Some(PathBuf::from(arguments.next().ok_or(USAGE)?)),
+            "--kept" => kept = true,
             other if other.starts_with('-') => return Err(format!("unexpected argument '{other}'; {USAGE}").into()),
             _ if folder.is_none() => folder = Some(PathBuf::from(argument)),
             _ if path.is_none() => path = Some(PathBuf::from(argument)),
@@ -175,8 +189,11 @@ fn main() -> Result {
         .collect();
     entries.retain(|e| e["spd"] == true && (only.is_empty() || only.iter().any(|only| e["name"] == only.as_str())));
     entries.sort_by_key(|e| e["nnz"].as_u64());
-    let keep = keep.as_deref();
-    let (mut counts, mut solves) = (Vec::new(), Vec::new());
+    let keep = Keep {
+        folder: keep.as_deref(),
+        only: kept,
+    };
+    let (mut counts, mut solves, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for entry in entries {
         let problem = OnceCell::new();
         let problem = || match problem.get() {
@@ -189,14 +206,19 @@ fn main() -> Result {
             None => problem()?.accurate().map(|x| accurate.get_or_init(|| x)),
         };
         let name = entry["name"].as_str().ok_or("a matrix without name")?;
-        counts.push(Findings::kept_or(keep, name, || problem()?.on_host(accurate()?))?);
+        match Findings::kept_or(keep, name, || problem()?.on_host(accurate()?))? {
+            Some(found) => counts.push(found),
+            None => missing.push(format!("{name} in f64")),
+        }
         for device in &devices {
             let on = format!("{name} on {}", device.name);
-            let found = Findings::kept_or(keep, &on, || problem()?.on_device(device, accurate()?))?;
-            solves.push((on, found));
+            match Findings::kept_or(keep, &on, || problem()?.on_device(device, accurate()?))? {
+                Some(found) => solves.push((on, found)),
+                None => missing.push(on),
+            }
         }
         // Written after every matrix: the last ones take long.
-        std::fs::write(&path, document(&counts, &solves, &devices))?;
+        std::fs::write(&path, document(&counts, &solves, &missing, &devices))?;
     }
     Ok(())
 }
@@ -361,7 +383,7 @@ fn error(x: &[f64], accurate: &[f64]) -> f64 {
     norm(x.iter().zip(accurate).map(|(a, b)| a - b)) / norm(accurate.iter().copied())
 }
 
-fn document(counts: &[Findings], solves: &[(String, Findings)], devices: &[Device]) -> String {
+fn document(counts: &[Findings], solves: &[(String, Findings)], missing: &[String], devices: &[Device]) -> String {
     let list = |which: fn(&Findings) -> bool| {
         let names: Vec<&str> = solves.iter().filter(|s| which(&s.1)).map(|s| s.0.as_str()).collect();
         if names.is_empty() {
@@ -371,11 +393,17 @@ fn document(counts: &[Findings], solves: &[(String, Findings)], devices: &[Devic
         }
     };
     let lines = |lines: &mut dyn Iterator<Item = &Findings>| lines.map(|f| f.line.clone() + "\n").collect::<String>();
+    let missing = if missing.is_empty() {
+        String::new()
+    } else {
+        format!("Not measured yet: {}.\n\n", missing.join(", "))
+    };
     let names: Vec<&str> = devices.iter().map(|d| d.name.as_str()).collect();
     let mut text = format!(
         "# Solvers, measured\n\n\
          Written by `cargo run --release --features gz --example solvers_table -- FOLDER`; do not edit. macheps {}, on {}.\n\n\
          All symmetric positive definite matrices of the collection, b = (((7919 j) mod 1009) - 504) / 256, x from 0.\n\n\
+         {missing}\
          ## Iterations of conjugate gradients in f64 to {INDEX_RTOL:.0e}, by the recurrence, ours and those of the index\n\n\
          | matrix | rows | entries | condition | none | index | jacobi | index |\n|---|---|---|---|---|---|---|---|\n{}\n\
          ## On devices, in f32 to {RTOL:.0e}, and refined to {REFINED_RTOL:.0e}\n\n\
