@@ -7,6 +7,7 @@ mod kernel;
 mod plan;
 pub mod probe;
 pub(crate) mod source;
+mod statistics;
 mod timing;
 mod view;
 mod wait;
@@ -17,6 +18,7 @@ pub use capabilities::{Capabilities, recommended_limits, required_features};
 pub(crate) use dispatch::{Bind, Dispatches, pair};
 pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
+pub use statistics::Statistics;
 pub use timing::Timing;
 pub use view::BufferView;
 pub(crate) use view::check_workspace;
@@ -45,6 +47,7 @@ struct Inner {
     /// First uncaptured error of an owned device.
     uncaptured: Arc<Mutex<Option<String>>>,
     kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    counters: statistics::Counters,
     /// Replacements made in every shader before it is built; empty but in tests that plant bugs.
     edits: Vec<(String, String)>,
 }
@@ -132,6 +135,7 @@ impl Gpu {
                 lost: Arc::default(),
                 uncaptured: Arc::default(),
                 kernels: Mutex::default(),
+                counters: Default::default(),
                 edits: Vec::new(),
             }),
         }
@@ -152,6 +156,7 @@ impl Gpu {
                 lost: inner.lost.clone(),
                 uncaptured: inner.uncaptured.clone(),
                 kernels: Mutex::default(),
+                counters: Default::default(),
                 edits: edits
                     .iter()
                     .map(|(from, to)| (from.to_string(), to.to_string()))
@@ -209,6 +214,10 @@ impl Gpu {
         self.inner.timeout
     }
 
+    fn counters(&self) -> &statistics::Counters {
+        &self.inner.counters
+    }
+
     /// Whether the device is known to be lost.
     pub fn is_lost(&self) -> bool {
         lock(&self.inner.lost).is_some()
@@ -244,6 +253,7 @@ impl Gpu {
     fn answers(&self) -> bool {
         #[cfg(not(target_arch = "wasm32"))]
         {
+            self.counters().calls.count();
             let scope = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
             let _useless = self.device().create_buffer(&wgpu::BufferDescriptor {
                 label: None,
@@ -276,6 +286,7 @@ impl Gpu {
 
     /// Submits; fails if the device was lost before it took the commands.
     pub(crate) fn submit(&self, finish: impl FnOnce() -> wgpu::CommandBuffer) -> Result<wgpu::SubmissionIndex> {
+        self.counters().submissions.count();
         let submission = self.scoped(|| self.queue().submit([finish()]))?;
         // A lost device drops commands in silence. One that lives now lived when it took them.
         self.check_alive()?;
@@ -325,6 +336,7 @@ impl Gpu {
     /// Runs `create` and turns what wgpu has against it into an error, also on borrowed devices, whose own handler
     /// must not hear of it. In a browser errors come later, through the uncaptured handler.
     pub(crate) fn scoped<T>(&self, create: impl FnOnce() -> T) -> Result<T> {
+        self.counters().calls.count();
         #[cfg(not(target_arch = "wasm32"))]
         {
             let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);

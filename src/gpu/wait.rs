@@ -66,6 +66,7 @@ impl Readback {
         }
         #[cfg(target_arch = "wasm32")]
         {
+            self.gpu.counters().waits.count();
             let (sender, receiver) = futures::channel::oneshot::channel();
             self.staging.map_async(wgpu::MapMode::Read, .., move |outcome| {
                 let _ = sender.send(outcome);
@@ -106,6 +107,7 @@ impl Gpu {
         mut encoder: wgpu::CommandEncoder,
         sources: &[(&wgpu::Buffer, u64)],
     ) -> Result<Readback> {
+        self.counters().readbacks.count();
         let len = sources.iter().map(|(_, len)| len.next_multiple_of(4)).sum::<u64>();
         let staging = self.create_buffer(
             "macheps staging",
@@ -141,6 +143,7 @@ impl Gpu {
     /// Polls in slices until `done` says so, the device is lost or the time is up.
     #[cfg(not(target_arch = "wasm32"))]
     fn wait_until(&self, submission: Option<wgpu::SubmissionIndex>, mut done: impl FnMut() -> bool) -> Result<()> {
+        self.counters().waits.count();
         let start = Instant::now();
         let timeout = self.timeout();
         // When polling first failed by a panic with nothing good since.

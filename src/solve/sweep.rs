@@ -290,7 +290,7 @@ impl Uploaded {
         Ok(())
     }
 
-    /// A range of one of the lists as a binding, and how many elements of it come before the range.
+    /// A binding with a range of one of the lists, the whole list where it fits, and how many elements of it come before the range.
     fn part(
         &self,
         gpu: &Gpu,
@@ -299,11 +299,16 @@ impl Uploaded {
         range: &Range<usize>,
         element: u64,
     ) -> (Bind, u32) {
-        let alignment = gpu.capabilities().storage_alignment;
+        let capabilities = gpu.capabilities();
         let begin = range.start as u64 * element;
-        // A group without entries begins where the list may end.
-        let offset = (begin / alignment * alignment).min((buffer.size() - element) / alignment * alignment);
-        let end = (range.end as u64 * element).max(offset + element);
+        let (offset, end) = if buffer.size() <= capabilities.max_binding {
+            (0, buffer.size())
+        } else {
+            let alignment = capabilities.storage_alignment;
+            // A group without entries begins where the list may end.
+            let offset = (begin / alignment * alignment).min((buffer.size() - element) / alignment * alignment);
+            (offset, (range.end as u64 * element).max(offset + element))
+        };
         let bind = Bind {
             name,
             buffer: buffer.clone(),

@@ -5,12 +5,13 @@ use macheps::solve::{
     smallest_eigenvalue,
 };
 use macheps::sparse::{Coo, Csr, Dense};
-use macheps::{Context, Error, Gpu, wgpu};
+use macheps::{Context, Error, Gpu};
 use std::f64::consts::PI;
 use std::sync::Mutex;
 
 use crate::adapters;
 use crate::data::shared_data;
+use crate::operators::bind_shader;
 use crate::solve_host::{for_each_spd, is_long, second_differences};
 
 /// The five-point Laplacian of a grid with zero boundary values.
@@ -262,24 +263,6 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 }
 ";
 
-struct Bound {
-    pipeline: wgpu::ComputePipeline,
-    group: wgpu::BindGroup,
-    workgroups: u32,
-}
-
-impl Record for Bound {
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &self.group, &[]);
-        pass.dispatch_workgroups(self.workgroups, 1, 1);
-    }
-
-    fn dispatches(&self) -> usize {
-        1
-    }
-}
-
 impl LinearOperator for Tridiagonal {
     fn size(&self) -> usize {
         self.n
@@ -294,19 +277,6 @@ impl LinearOperator for Tridiagonal {
     }
 
     fn bind(&self, gpu: &Gpu, call: &OperatorCall<'_>) -> Result<Box<dyn Record>, Error> {
-        let device = gpu.device();
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some("user's operator"),
-            source: wgpu::ShaderSource::Wgsl(TRIDIAGONAL.into()),
-        });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some("user's operator"),
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: Default::default(),
-            cache: None,
-        });
         let words = [
             self.n as u32,
             call.x.offset() as u32,
@@ -317,25 +287,7 @@ impl LinearOperator for Tridiagonal {
             0,
             0,
         ];
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let params = gpu.create_buffer("user's parameters", 32, usage)?;
-        gpu.queue().write_buffer(&params, 0, bytemuck::cast_slice(&words));
-        fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
-            wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            }
-        }
-        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &[entry(0, &params), entry(1, call.x.buffer()), entry(2, call.y.buffer())],
-        });
-        Ok(Box::new(Bound {
-            pipeline,
-            group,
-            workgroups: (self.n as u32).div_ceil(64),
-        }))
+        bind_shader(gpu, call, TRIDIAGONAL, &words, [(self.n as u32).div_ceil(64), 1])
     }
 }
 

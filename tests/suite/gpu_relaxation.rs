@@ -2,6 +2,7 @@
 
 use crate::adapters;
 use crate::gpu_planted::{Bug, all_gpus, caught, limited};
+use crate::gpu_robust::{live_objects, own_context};
 use crate::operators::FivePoint;
 use crate::relaxation::{arrow, dense, grid, judge, operator, preconditioners, random_vector, shared};
 use macheps::accuracy::{Mismatch, check};
@@ -9,8 +10,8 @@ use macheps::solve::relaxation::{
     BoundRelaxation, Jacobi, RelaxationOptions, Sor, gauss_seidel, jacobi, reference, sor,
 };
 use macheps::solve::{
-    Breakdown, IncompleteCholesky, IncompleteCholeskyOptions, LinearOperator, Outcome, Preconditioner,
-    PreconditionerCall, RowOrder, Ssor,
+    Breakdown, IncompleteCholesky, IncompleteCholeskyOptions, LinearOperator, OperatorCall, Outcome, Preconditioner,
+    PreconditionerCall, Record, RowOrder, Ssor,
 };
 use macheps::sparse::Csr;
 use macheps::{BufferView, Context, DType, Error, Gpu};
@@ -616,49 +617,170 @@ fn planted_weights_of_relaxation() {
     }
 }
 
-/// Sweeps through the colours in another order end elsewhere, and the comparison sees it.
+/// The kernel takes the rows of the other colour: both have as many, side by side in the list.
 #[test]
 fn planted_order_of_colours() {
-    for adapter in adapters::all("gpu_relaxation::planted_order_of_colours") {
-        let (gpu, a) = (adapter.gpu(), grid(6));
-        let n = a.rows();
-        let m = Ssor::new(&a, 1.2).unwrap();
-        let r = narrow(&random_vector(n, 4));
-        let got = run(gpu, &m, std::slice::from_ref(&r), None);
-        // SSOR that begins with the other colour.
-        let wide: Vec<f64> = r.iter().map(|&r| f64::from(r)).collect();
-        let order: Vec<usize> = Sor::new(&a, 1.0).unwrap().order();
-        let half = n / 2;
-        let swapped: Vec<usize> = order[half..].iter().chain(&order[..half]).copied().collect();
-        let (mut right, mut wrong, mut z, mut bound) = (vec![0.0; n], vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-        reference::ssor_sweep(&a, 1.2, &wide, &mut right, &order);
-        reference::ssor_sweep(&a, 1.2, &wide, &mut wrong, &swapped);
-        m.apply_with_bound(&wide, &mut z, &mut bound);
-        check(&got[0], &right, &bound).expect("the order of colours");
-        assert!(check(&got[0], &wrong, &bound).is_err(), "{}", adapter.name);
+    let a = grid(6);
+    assert_eq!(Sor::new(&a, 1.0).unwrap().colours(), 2);
+    let bug = Bug {
+        name: "colour order wrong",
+        edits: &[(
+            SWEEP,
+            "let row = rows_data[params.row_base + number];",
+            "let row = rows_data[select(0u, params.count, params.row_base == 0u) + number];",
+        )],
+    };
+    let gpus = all_gpus(bug.name);
+    let seen = caught(&bug, &gpus, |c| sor_held(c.gpu().expect("a GPU"), &a, 1.5).map(|_| ()));
+    assert_eq!(seen.len(), gpus.len(), "{}: caught only on {seen:?}", bug.name);
+    expect_caught(&bug, &Case::Ssor(Ssor::new(&a, 1.2).unwrap()));
+}
+
+/// A user's operator whose diagonal is what it says, whatever its product is.
+struct WithDiagonal(FivePoint, Vec<f64>);
+
+impl LinearOperator for WithDiagonal {
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn apply(&self, x: &[f64], y: &mut [f64]) {
+        self.0.apply(x, y);
+    }
+
+    fn bind(&self, gpu: &Gpu, call: &OperatorCall<'_>) -> macheps::Result<Box<dyn Record>> {
+        self.0.bind(gpu, call)
+    }
+
+    fn diagonal(&self) -> Option<Vec<f64>> {
+        Some(self.1.clone())
     }
 }
 
-/// Frames of a renderer: nothing but the encoder and its pass is made.
+/// The row at which a sweep of Jacobi's method has to stop: the guard names it, or the kernel's x shows it.
+fn row_named(gpu: &Gpu, method: macheps::Result<Jacobi<'_>>, n: usize) -> Result<usize, String> {
+    let method = match method {
+        Err(Error::Diagonal { row, .. }) => return Ok(row),
+        Err(e) => return Err(e.to_string()),
+        Ok(method) => method,
+    };
+    let (b, x) = (upload(gpu, &vec![1.0; n]), upload(gpu, &vec![0.0; n]));
+    let view = |buffer| BufferView::new(buffer, DType::F32, &[n]);
+    let bound = method.bind(gpu, &view(&b), &view(&x)).map_err(|e| e.to_string())?;
+    record(gpu, &bound, 1);
+    match read(gpu, &x).iter().position(|x| !x.is_finite()) {
+        Some(row) => Err(format!("row {row} is not finite")),
+        None => Err("no complaint".into()),
+    }
+}
+
+/// Without the guard 1/0 reaches the kernel, and the first sweep shows it in the very row; a solve never claims such an answer.
+#[test]
+fn planted_guard_of_the_diagonal() {
+    const ROW: usize = 37;
+    let plain = FivePoint::new(11, 10);
+    let n = plain.size();
+    let with = |value: f64| {
+        let mut diagonal = vec![4.0; n];
+        diagonal[ROW] = value;
+        WithDiagonal(plain.clone(), diagonal)
+    };
+    for adapter in adapters::all("gpu_relaxation::planted_guard_of_the_diagonal") {
+        let (gpu, name) = (adapter.gpu(), &adapter.name);
+        // Zero, and what is zero to f32.
+        for value in [0.0, -0.0, 1e-39] {
+            let operator = with(value);
+            assert_eq!(row_named(gpu, Jacobi::new(&operator, 0.8), n), Ok(ROW), "{name}");
+            let unguarded = row_named(gpu, Jacobi::unguarded(&operator, 0.8), n);
+            assert_eq!(unguarded, Err(format!("row {ROW} is not finite")), "{name}");
+        }
+        let whole = with(4.0);
+        assert_eq!(
+            row_named(gpu, Jacobi::new(&whole, 0.8), n),
+            Err("no complaint".into()),
+            "{name}"
+        );
+        // One that the guard just lets pass: the iteration overflows, which is said, and x is the best there was.
+        let b = vec![1.0; n];
+        let outcome = |value| jacobi(&adapter.context, &with(value), &b, &RelaxationOptions::default());
+        let solution = outcome(3.1e-39).unwrap();
+        assert!(!solution.report.converged(), "{name}: {:?}", solution.report);
+        assert!(solution.x.iter().all(|x| x.is_finite()), "{name}");
+        let solution = outcome(0.0).unwrap();
+        let zero = Breakdown::ZeroDiagonal { row: ROW };
+        assert_eq!(
+            solution.report.outcome,
+            Outcome::Breakdown {
+                kind: zero,
+                iteration: 0
+            },
+            "{name}"
+        );
+        assert!(
+            matches!(outcome(1e-39), Err(Error::Diagonal { row: ROW, .. })),
+            "{name}"
+        );
+    }
+}
+
+/// Frames of a renderer with a device of its own, which nothing is made on, submitted to or waited for.
 #[test]
 fn recording_makes_nothing() {
     for adapter in adapters::all("gpu_relaxation::recording_makes_nothing") {
-        let gpu = adapter.gpu();
+        let context = own_context(adapter);
+        let theirs = context.gpu().expect("a GPU");
+        let gpu = Gpu::borrow(theirs.device(), theirs.queue());
         let a = grid(8);
-        let (b, x) = (upload(gpu, &narrow(&random_vector(64, 1))), upload(gpu, &[0.0; 64]));
-        let view = |buffer| BufferView::new(buffer, DType::F32, &[64]);
-        let bound = Sor::new(&a, 1.5).unwrap().bind(gpu, &view(&b), &view(&x)).unwrap();
-        assert_eq!(bound.dispatches(), 2);
-        let before = gpu.kernel_count();
-        for _ in 0..40 {
-            record(gpu, &bound, 2);
-        }
-        assert_eq!(gpu.kernel_count(), before);
-        let x: Vec<f64> = read(gpu, &x).iter().map(|&x| f64::from(x)).collect();
+        let operator = operator(&a);
         let b = random_vector(64, 1);
-        let mut q = vec![0.0; 64];
-        operator(&a).apply(&x, &mut q);
-        let r: f64 = q.iter().zip(&b).map(|(q, b)| (q - b).powi(2)).sum::<f64>().sqrt();
-        assert!(r < 1e-5, "{}: {r}", adapter.name);
+        let (b_buffer, x_buffer) = (upload(theirs, &narrow(&b)), upload(theirs, &[0.0; 64]));
+        let view = |buffer| BufferView::new(buffer, DType::F32, &[64]);
+        let sor = Sor::new(&a, 1.5).unwrap();
+        let jacobi = Jacobi::new(&operator, 0.9).unwrap();
+        for (bound, dispatches, goal) in [
+            (sor.bind(&gpu, &view(&b_buffer), &view(&x_buffer)), 2, 1e-5),
+            // From where SOR stopped.
+            (jacobi.bind(&gpu, &view(&b_buffer), &view(&x_buffer)), 2, 1e-5),
+        ] {
+            let bound = bound.unwrap();
+            assert_eq!(bound.dispatches(), dispatches);
+            let (kernels, asked) = (gpu.kernel_count(), gpu.statistics());
+            let mut settled = None;
+            for frame in 0..200 {
+                let mut encoder = theirs.device().create_command_encoder(&Default::default());
+                {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    let objects = live_objects(theirs.device());
+                    bound.record(&mut pass, 2);
+                    assert_eq!(
+                        live_objects(theirs.device()),
+                        objects,
+                        "{}: frame {frame}",
+                        adapter.name
+                    );
+                }
+                theirs.queue().submit([encoder.finish()]);
+                if frame == 10 {
+                    settled = Some(live_objects(theirs.device())[1..7].to_vec());
+                }
+            }
+            assert_eq!(
+                settled,
+                Some(live_objects(theirs.device())[1..7].to_vec()),
+                "{}",
+                adapter.name
+            );
+            assert_eq!(
+                (gpu.kernel_count(), gpu.statistics()),
+                (kernels, asked),
+                "{}",
+                adapter.name
+            );
+            let x: Vec<f64> = read(theirs, &x_buffer).iter().map(|&x| f64::from(x)).collect();
+            let mut q = vec![0.0; 64];
+            operator.apply(&x, &mut q);
+            let r: f64 = q.iter().zip(&b).map(|(q, b)| (q - b).powi(2)).sum::<f64>().sqrt();
+            assert!(r < goal, "{}: {r}", adapter.name);
+        }
     }
 }

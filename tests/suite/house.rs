@@ -385,6 +385,51 @@ fn rooms_below_the_device_do_not_know_wgpu() {
     report("the CPU side works without wgpu and must not name it", &violations);
 }
 
+/// What submits, writes or waits. `Gpu::statistics` counts it in `gpu`, so nothing may happen past that room.
+const OF_THE_DEVICE_ROOM: &[&str] = &[
+    "queue",
+    "poll",
+    "map_async",
+    "get_mapped_range",
+    "on_submitted_work_done",
+];
+
+#[test]
+fn only_the_device_room_submits_and_waits() {
+    let mut violations = Vec::new();
+    let mut counted = 0;
+    for path in library_files() {
+        let code = without_test_modules(&code_only(&read(&path)));
+        let of_device = room_of(&module_of(&path)) == "gpu";
+        for word in OF_THE_DEVICE_ROOM {
+            let found = words(&code, word).map(|at| format!("{}:{}: {word}", shown(&path), line_of(&code, at)));
+            if of_device {
+                counted += found.count();
+            } else {
+                violations.extend(found);
+            }
+        }
+        // One place for each in the room itself, and those count.
+        for (call, home, count) in [
+            (".poll(", "src/gpu/wait.rs", 1),
+            (".map_async(", "src/gpu/wait.rs", 2),
+            (".submit([", "src/gpu/mod.rs", 1),
+            (".write_buffer(", "src/gpu/mod.rs", 1),
+        ] {
+            let found = code.matches(call).count();
+            let expected = if shown(&path) == home { count } else { 0 };
+            if found != expected {
+                violations.push(format!("{}: {found} of `{call}`, not {expected}", shown(&path)));
+            }
+        }
+    }
+    assert!(counted > 5, "the words are not found where they are");
+    report(
+        "submissions, writes and waits go through src/gpu, which counts them",
+        &violations,
+    );
+}
+
 #[test]
 fn the_command_line_uses_the_public_api_only() {
     let mut violations = Vec::new();

@@ -53,6 +53,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     y_data[params.y_base + id.y * params.y_pitch + i] = params.scale * sum + params.shift * x_data[at];
 }";
 
+/// A user's bound operator: one dispatch.
 struct Bound {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
@@ -69,6 +70,47 @@ impl Record for Bound {
     fn dispatches(&self) -> usize {
         1
     }
+}
+
+/// What a user writes to bind a shader: parameters, x and y as its bindings 0, 1 and 2, and one dispatch of `main`.
+pub fn bind_shader(
+    gpu: &Gpu,
+    call: &OperatorCall<'_>,
+    shader: &str,
+    params: &[u32],
+    grid: [u32; 2],
+) -> Result<Box<dyn Record>> {
+    use wgpu::util::DeviceExt;
+    let device = gpu.device();
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some("user's operator"),
+        source: wgpu::ShaderSource::Wgsl(shader.into()),
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some("user's operator"),
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    });
+    let params = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        label: Some("user's parameters"),
+        contents: bytemuck::cast_slice(params),
+        usage: wgpu::BufferUsages::UNIFORM,
+    });
+    fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
+        wgpu::BindGroupEntry {
+            binding,
+            resource: buffer.as_entire_binding(),
+        }
+    }
+    let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &[entry(0, &params), entry(1, call.x.buffer()), entry(2, call.y.buffer())],
+    });
+    Ok(Box::new(Bound { pipeline, group, grid }))
 }
 
 impl LinearOperator for FivePoint {
@@ -99,20 +141,6 @@ impl LinearOperator for FivePoint {
     }
 
     fn bind(&self, gpu: &Gpu, call: &OperatorCall<'_>) -> Result<Box<dyn Record>> {
-        use wgpu::util::DeviceExt;
-        let device = gpu.device();
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: None,
-            source: wgpu::ShaderSource::Wgsl(SHADER.into()),
-        });
-        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some("five-point"),
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: Default::default(),
-            cache: None,
-        });
         let systems = if call.x.shape().len() == 2 {
             call.x.shape()[0]
         } else {
@@ -129,28 +157,8 @@ impl LinearOperator for FivePoint {
             (self.scale as f32).to_bits(),
             (self.shift as f32).to_bits(),
         ];
-        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let params = device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-            label: None,
-            contents: &bytes,
-            usage: wgpu::BufferUsages::UNIFORM,
-        });
-        fn entry(binding: u32, buffer: &wgpu::Buffer) -> wgpu::BindGroupEntry<'_> {
-            wgpu::BindGroupEntry {
-                binding,
-                resource: buffer.as_entire_binding(),
-            }
-        }
-        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &[entry(0, &params), entry(1, call.x.buffer()), entry(2, call.y.buffer())],
-        });
-        Ok(Box::new(Bound {
-            pipeline,
-            group,
-            grid: [(self.size() as u32).div_ceil(64), systems as u32],
-        }))
+        let grid = [(self.size() as u32).div_ceil(64), systems as u32];
+        bind_shader(gpu, call, SHADER, &words, grid)
     }
 
     fn diagonal(&self) -> Option<Vec<f64>> {

@@ -224,9 +224,7 @@ proptest! {
         prop_assert_eq!(checked.as_ref().unwrap(), &a);
         let t = a.transpose().unwrap();
         prop_assert_eq!(&t.transpose().unwrap(), &a);
-        for (i, j, v) in a.iter() {
-            prop_assert_eq!(t.get(j, i), Some(v));
-        }
+        prop_assert!(is_transpose(&a, &t));
         let mut text = Vec::new();
         matrix_market::write(&mut text, &a).unwrap();
         prop_assert_eq!(&matrix_market::read(&text[..]).unwrap().to_csr().unwrap(), &a);
@@ -255,6 +253,30 @@ proptest! {
         let back = matrix_market::read(&text[..]).unwrap().to_csr().unwrap();
         prop_assert_eq!(back.values()[0].to_bits(), bits);
     }
+}
+
+/// Whether every entry is where it belongs.
+fn is_transpose(a: &Csr<f64>, t: &Csr<f64>) -> bool {
+    (t.rows(), t.cols(), t.entries()) == (a.cols(), a.rows(), a.entries())
+        && a.iter().all(|(i, j, v)| t.get(j, i) == Some(v))
+}
+
+/// Transposes with their indices or values in the wrong order are seen.
+#[test]
+fn planted_transposes() {
+    let a = Csr::try_new(
+        3,
+        3,
+        vec![0, 2, 3, 5],
+        vec![0, 2, 0, 1, 2],
+        vec![1.0, 2.0, 3.0, 4.0, 5.0],
+    )
+    .unwrap();
+    let t = a.transpose().unwrap();
+    assert!(is_transpose(&a, &t));
+    // Values as given, under the transposed pattern; and nothing transposed at all.
+    assert!(!is_transpose(&a, &t.with_values(a.values().to_vec()).unwrap()));
+    assert!(!is_transpose(&a, &a));
 }
 
 /// Small files broken in every byte, and cut at every one.
