@@ -269,7 +269,7 @@ mod tests {
             let alphas = [0.5, 0.25, 0.75];
             let near = Tridiagonal::from_conjugate_gradient(&alphas, &[0.5, 0.25]).eigenvalues();
             let far = Tridiagonal::from_conjugate_gradient(&scaled(&alphas, -scale), &[0.5, 0.25]).eigenvalues();
-            assert_eq!(far, times(&near), "{scale}");
+            assert_eq!(far, scaled(&near, scale), "{scale}");
         }
         let off = Tridiagonal::new(&[0.0; 2], &[1e-200]).extremes();
         assert_eq!(off, Some((-1e-200, 1e-200)));
