@@ -22,6 +22,7 @@ pub mod stencil;
 mod sweep;
 pub mod tridiagonal;
 mod vector;
+mod views;
 
 pub use colouring::Colouring;
 pub use csr::CsrOperator;

@@ -6,6 +6,7 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gpu::{Bind, BufferView, Dispatches, Gpu};
 use crate::solve::vector::exponent_of;
+use crate::solve::views::{Vectors, check_binding};
 use crate::solve::{LinearOperator, OperatorCall, Preconditioner, PreconditionerCall, PreconditionerForm, Record};
 
 const LABEL: &str = "conjugate_gradient";
@@ -138,64 +139,6 @@ impl Builder<'_> {
     fn bind(&mut self, name: &'static str, buffer: &wgpu::Buffer) {
         self.bindings.push(Bind::whole(name, buffer));
     }
-
-    /// Binds the part of a buffer that a view lies in; gives the element at which it begins there.
-    fn bind_view(&mut self, name: &'static str, view: &BufferView) -> Result<u32> {
-        let alignment = self.gpu.capabilities().storage_alignment;
-        let begin = view.offset as u64 * 4;
-        let offset = begin / alignment * alignment;
-        let last: usize = view
-            .shape
-            .iter()
-            .zip(&view.strides)
-            .map(|(size, stride)| (size - 1) * stride)
-            .sum();
-        let size = begin + (last as u64 + 1) * 4 - offset;
-        check_binding(self.gpu, size)?;
-        self.bindings.push(Bind {
-            name,
-            buffer: view.buffer.clone(),
-            offset,
-            size,
-        });
-        Ok(((begin - offset) / 4) as u32)
-    }
-}
-
-fn check_binding(gpu: &Gpu, need: u64) -> Result<()> {
-    let have = gpu.capabilities().max_binding;
-    if need > have {
-        return Err(Error::Limit {
-            what: "bytes of a vector in one binding",
-            need,
-            have,
-        });
-    }
-    Ok(())
-}
-
-/// Number of systems of a view of shape `[n]` or `[k, n]` with contiguous vectors, and elements from one to the next.
-fn systems_of(what: &'static str, view: &BufferView, n: usize) -> Result<(usize, usize)> {
-    view.check(what)?;
-    if view.dtype != DType::F32 {
-        return Err(Error::DTypeMismatch {
-            what,
-            expected: DType::F32,
-            got: view.dtype,
-        });
-    }
-    let (systems, pitch) = match (view.shape.as_slice(), view.strides.as_slice()) {
-        (&[len], &[stride]) if len == n && (stride == 1 || len <= 1) => (1, n),
-        (&[systems, len], &[pitch, stride]) if len == n && (stride == 1 || len <= 1) => (systems, pitch),
-        (shape, strides) => {
-            return Err(Error::shape(
-                what,
-                format!("[{n}] or [k, {n}], each vector contiguous"),
-                format!("{shape:?} with strides {strides:?}"),
-            ));
-        }
-    };
-    Ok((systems, pitch))
 }
 
 /// Vectors of a solve: `[n]` for one system, `[k, n]` with padded rows for several.
@@ -216,16 +159,16 @@ impl BoundConjugateGradient {
         options: &CgOptions,
     ) -> Result<Self> {
         let n = operator.size();
-        let (systems, b_pitch) = systems_of("b", views.b, n)?;
-        let (x_systems, x_pitch) = systems_of("x", views.x, n)?;
-        if systems != x_systems {
+        let b = Vectors::of(gpu, views.b, "b", n, false)?;
+        let x = Vectors::of(gpu, views.x, "x", n, true)?;
+        let systems = b.count as usize;
+        if b.count != x.count {
             return Err(Error::shape(
                 "x",
                 format!("{systems} vectors, as b has"),
-                format!("{x_systems}"),
+                format!("{}", x.count),
             ));
         }
-        views.x.check_writable("x")?;
         if views.b.overlaps(views.x) {
             return Err(Error::Aliased {
                 first: "b",
@@ -260,7 +203,7 @@ impl BoundConjugateGradient {
         if n == 0 || systems == 0 {
             return Ok(bound);
         }
-        bound.build(operator, preconditioner, views, [b_pitch, x_pitch])?;
+        bound.build(operator, preconditioner, views, &b, &x)?;
         Ok(bound)
     }
 
@@ -269,7 +212,8 @@ impl BoundConjugateGradient {
         operator: &dyn LinearOperator,
         preconditioner: &dyn Preconditioner,
         views: &CgViews<'_>,
-        [b_pitch, x_pitch]: [usize; 2],
+        b: &Vectors,
+        x: &Vectors,
     ) -> Result<()> {
         let gpu = self.gpu.clone();
         let (n, systems) = (operator.size(), self.systems);
@@ -331,8 +275,10 @@ impl BoundConjugateGradient {
                 active_words: self.active_words as u32,
                 system_words: self.system_words as u32,
                 capacity: self.replace_every as u32,
-                x_pitch: x_pitch as u32,
-                b_pitch: b_pitch as u32,
+                x_base: x.base,
+                x_pitch: x.pitch,
+                b_base: b.base,
+                b_pitch: b.pitch,
                 exponent: self.exponent,
                 power: 2f32.powi(self.exponent),
                 ..Params::default()
@@ -349,8 +295,7 @@ impl BoundConjugateGradient {
         ] {
             builder.bind(name, buffer);
         }
-        builder.params.x_base = builder.bind_view("x_data", views.x)?;
-        builder.params.b_base = builder.bind_view("b_data", views.b)?;
+        builder.bindings.extend([x.named("x_data"), b.named("b_data")]);
         let mut input = if single { r.clone() } else { p.clone() };
         if single {
             let s = vector("conjugate_gradient s", 0)?;
@@ -396,7 +341,7 @@ impl BoundConjugateGradient {
                 .at(systems * pitch)
                 .with_strides(&[parts_pitch, 2, 1])
         });
-        let x_view = vectors(&views.x.buffer, systems, n, x_pitch).at(views.x.offset);
+        let x_view = vectors(&views.x.buffer, systems, n, x.pitch as usize).at(views.x.offset);
         // A x of the residual is wanted whatever the state; A p only while the system runs.
         let multiply_x = || operator.bind(&gpu, &OperatorCall::new(&x_view, &product_view));
         let multiply = || -> Result<Work> {

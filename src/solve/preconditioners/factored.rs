@@ -1,7 +1,8 @@
 //! M = (D/w + L) (w/(2-w)) D^-1 (D/w + L)^T with rows in groups: what SSOR is with the triangle and the diagonal of A, and an incomplete
 //! factorisation with w = 1 and those of its factors.
 
-use super::super::sweep::{PerDevice, Step, Uploaded, Vectors, on_host, on_host_with_bound};
+use super::super::sweep::{PerDevice, Step, Uploaded, on_host, on_host_with_bound};
+use super::super::views::{Vectors, check_active};
 use super::super::{PreconditionerCall, Record};
 use crate::error::{Error, Result};
 use crate::gpu::{Dispatches, Gpu};
@@ -109,6 +110,6 @@ pub(super) fn vectors(gpu: &Gpu, call: &PreconditionerCall<'_>, n: usize) -> Res
             z.count.to_string(),
         ));
     }
-    super::super::sweep::check_active(call.active, z.count)?;
+    check_active(call.active, z.count)?;
     Ok((r, z))
 }

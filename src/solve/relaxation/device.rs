@@ -1,7 +1,8 @@
 //! Relaxation on a device: bound to buffers, recorded as often as wanted.
 
 use super::super::preconditioners::check_omega;
-use super::super::sweep::{PerDevice, Step, Uploaded, Vectors, within};
+use super::super::sweep::{PerDevice, Step, Uploaded};
+use super::super::views::{Vectors, within};
 use super::super::{Colouring, LinearOperator, OperatorCall, Record};
 use super::kernels::{Update, groups};
 use crate::element::DType;

@@ -1,6 +1,6 @@
 //! The dispatch that follows a product q = A x: residual, its norm, Jacobi's update.
 
-use super::super::sweep::{Vectors, check_active};
+use super::super::views::{Vectors, check_active};
 use crate::error::Result;
 use crate::gpu::source::lib;
 use crate::gpu::{Bind, Dispatches, Gpu, Recording, grid};

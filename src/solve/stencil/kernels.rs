@@ -8,6 +8,7 @@ use crate::gpu::source::{Composition, boolean, compose, lib, unsigned};
 use crate::gpu::{Bind, BufferView, Dispatches, Gpu, Recording};
 use crate::rows::contiguous_strides;
 use crate::solve::OperatorCall;
+use crate::solve::views::{Vectors, check_active, check_binding, part, within};
 
 const STENCIL: &str = include_str!("../../../shaders/stencil.wgsl");
 /// Each with the fragment that serves where there is no such buffer.
@@ -134,18 +135,6 @@ pub(crate) fn upload(gpu: &Gpu, grid: &Grid, data: &Data) -> Result<StencilBuffe
     })
 }
 
-fn check_binding(gpu: &Gpu, need: u64) -> Result<()> {
-    let have = gpu.capabilities().max_binding;
-    if need > have {
-        return Err(Error::Limit {
-            what: "bytes of a stencil's tensor in one storage binding",
-            need,
-            have,
-        });
-    }
-    Ok(())
-}
-
 /// How the cells are dealt out to workgroups.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Blocks {
@@ -208,30 +197,6 @@ impl Variant {
     }
 }
 
-/// Number of vectors in a view of shape `[n]` or `[k, n]`.
-fn vectors(what: &'static str, view: &BufferView, size: usize) -> Result<usize> {
-    if view.dtype() != DType::F32 {
-        return Err(Error::DTypeMismatch {
-            what,
-            expected: DType::F32,
-            got: view.dtype(),
-        });
-    }
-    let count = match view.shape() {
-        [n] if *n == size => 1,
-        [k, n] if *n == size => *k,
-        other => {
-            return Err(Error::shape(
-                format!("shape of {what}"),
-                format!("[{size}] or [k, {size}]"),
-                format!("{other:?}"),
-            ));
-        }
-    };
-    check_contiguous(what, view)?;
-    Ok(count)
-}
-
 /// Everything but the step from vector to vector has to be contiguous.
 fn check_contiguous(what: &'static str, view: &BufferView) -> Result<()> {
     let expected = contiguous_strides(&view.shape);
@@ -249,33 +214,6 @@ fn check_contiguous(what: &'static str, view: &BufferView) -> Result<()> {
     ))
 }
 
-/// Binds a view; gives the element of the binding at which it begins.
-fn part(gpu: &Gpu, name: &'static str, view: &BufferView) -> Result<(Bind, u32)> {
-    let alignment = gpu.capabilities().storage_alignment;
-    let last = view
-        .shape
-        .iter()
-        .zip(&view.strides)
-        .map(|(size, stride)| size.saturating_sub(1) * stride);
-    let count = if view.shape.contains(&0) {
-        0
-    } else {
-        last.sum::<usize>() + 1
-    };
-    // Nothing is read of an empty view, but a binding has a size.
-    let at = if count == 0 { 0 } else { view.offset as u64 * 4 };
-    let begin = at / alignment * alignment;
-    let size = (at + count.max(1) as u64 * 4) - begin;
-    check_binding(gpu, size)?;
-    let bind = Bind {
-        name,
-        buffer: view.buffer.clone(),
-        offset: begin,
-        size,
-    };
-    Ok((bind, ((at - begin) / 4) as u32))
-}
-
 /// Checks a call and binds its dispatch.
 pub(crate) fn bind(
     gpu: &Gpu,
@@ -285,11 +223,12 @@ pub(crate) fn bind(
     call: &OperatorCall<'_>,
 ) -> Result<Recording> {
     gpu.check_alive()?;
-    let count = vectors("x", call.x, grid.size)?;
-    call.x.check("x")?;
-    call.y.check_writable("y")?;
+    let n = grid.size;
+    let x = Vectors::of(gpu, call.x, "x", n, false)?;
+    let y = Vectors::of(gpu, call.y, "y", n, true)?;
+    let count = x.count as usize;
     // One vector may come as [n] here and as [1, n] there.
-    if vectors("y", call.y, grid.size)? != count {
+    if y.count != x.count {
         return Err(Error::shape(
             "shape of y",
             format!("{count} vectors, as x has"),
@@ -320,21 +259,7 @@ pub(crate) fn bind(
             }
         }
     }
-    if let Some(active) = call.active {
-        if !active.usage().contains(wgpu::BufferUsages::STORAGE) {
-            return Err(Error::BufferUsage {
-                what: "active",
-                needed: "STORAGE".into(),
-            });
-        }
-        if active.size() < count as u64 * 4 {
-            return Err(Error::shape(
-                "active",
-                format!("{count} words"),
-                format!("{} bytes", active.size()),
-            ));
-        }
-    }
+    check_active(call.active, x.count)?;
     if count == 0 || (grid.size == 0 && call.dot.is_none()) {
         return Ok(Recording {
             label: "grid stencil",
@@ -349,25 +274,15 @@ pub(crate) fn bind(
         ("elements of the vectors", count as u64 * grid.size as u64, 1 << 31),
     ];
     for (what, need, have) in limits {
-        if need > have {
-            return Err(Error::Limit { what, need, have });
-        }
+        within(what, need, have)?;
     }
 
-    let mut bindings = Vec::new();
-    let (mut bases, mut pitches) = ([0u32; 3], [0u32; 3]);
-    let views = [
-        ("x_data", Some(call.x)),
-        ("y_data", Some(call.y)),
-        ("dot_data", call.dot),
-    ];
-    for (i, (name, view)) in views.into_iter().enumerate() {
-        if let Some(view) = view {
-            let (bind, at) = part(gpu, name, view)?;
-            bindings.push(bind);
-            bases[i] = at;
-            pitches[i] = if count > 1 { view.strides[0] as u32 } else { 0 };
-        }
+    let mut bindings = vec![x.named("x_data"), y.named("y_data")];
+    let (mut dot_base, mut dot_pitch) = (0, 0);
+    if let Some(dot) = call.dot {
+        let (bind, base) = part(gpu, "dot_data", dot)?;
+        bindings.push(bind);
+        (dot_base, dot_pitch) = (base, dot.strides[0] as u32);
     }
     let stored = [
         ("faces_data", buffers.faces.as_ref()),
@@ -431,13 +346,13 @@ pub(crate) fn bind(
         block: blocks.block,
         rounds: rounds as u32,
         blocks: blocks.count,
-        x: bases[0],
-        y: bases[1],
-        dot: bases[2],
+        x: x.base,
+        y: y.base,
+        dot: dot_base,
         zero: 0,
-        x_pitch: pitches[0],
-        y_pitch: pitches[1],
-        dot_pitch: pitches[2],
+        x_pitch: x.pitch,
+        y_pitch: y.pitch,
+        dot_pitch,
     };
     let kernel = gpu.kernel("grid stencil", &variant.source(), "main")?;
     let mut dispatches = Dispatches::new(gpu, "grid stencil");
