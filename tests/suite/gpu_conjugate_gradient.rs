@@ -182,7 +182,10 @@ fn dispatches_of_a_frame() {
             for budget in [0, around, around + each - 1, 100, 1000] {
                 let iterations = bound.iterations_within(budget);
                 assert!(bound.dispatches(iterations + 1) > budget, "{name}: {budget}");
-                assert!(iterations == 0 || bound.dispatches(iterations) <= budget, "{name}: {budget}");
+                assert!(
+                    iterations == 0 || bound.dispatches(iterations) <= budget,
+                    "{name}: {budget}"
+                );
             }
         }
     }
