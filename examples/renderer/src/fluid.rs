@@ -174,7 +174,11 @@ impl Fluid {
 
     /// Tells the shaders the time, ahead of the next submission.
     pub(crate) fn set_time(&self, queue: &wgpu::Queue, frame: u64) {
-        queue.write_buffer(&self.buffers.frame, 0, bytemuck::bytes_of(&parameters(&self.scene, frame)));
+        queue.write_buffer(
+            &self.buffers.frame,
+            0,
+            bytemuck::bytes_of(&parameters(&self.scene, frame)),
+        );
     }
 
     pub(crate) fn record_advection(&self, pass: &mut wgpu::ComputePass<'_>) {

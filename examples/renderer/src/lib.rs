@@ -66,6 +66,8 @@ pub struct Settings {
     pub method: Method,
     /// Dispatches that the pressure solve may take in a frame.
     pub dispatches: usize,
+    /// Whether a solve begins with the pressure of the frame before, or else with nothing.
+    pub warm_start: bool,
     /// Frames whose divergence and times are kept.
     pub history: usize,
 }
@@ -75,6 +77,7 @@ impl Default for Settings {
         Settings {
             method: Method::Cg,
             dispatches: 150,
+            warm_start: true,
             history: 1024,
         }
     }
@@ -167,10 +170,15 @@ impl Simulation {
     /// Records the next frame and its picture. The caller submits.
     pub fn record_frame(&mut self, encoder: &mut wgpu::CommandEncoder, canvas: &Canvas, view: &wgpu::TextureView) {
         self.fluid.set_time(&self.queue, self.frame);
-        self.fluid.record_advection(&mut self.clock.pass(encoder, Stage::Advect));
+        self.fluid
+            .record_advection(&mut self.clock.pass(encoder, Stage::Advect));
         self.fluid.record_forces(&mut self.clock.pass(encoder, Stage::Forces));
+        if !self.settings.warm_start {
+            encoder.clear_buffer(&self.fluid.buffers.pressure, 0, None);
+        }
         self.pressure.record(&mut self.clock.pass(encoder, Stage::Pressure));
-        self.fluid.record_projection(&mut self.clock.pass(encoder, Stage::Project));
+        self.fluid
+            .record_projection(&mut self.clock.pass(encoder, Stage::Project));
         {
             let mut pass = self.clock.pass(encoder, Stage::Measure);
             self.fluid.record_left(&mut pass);

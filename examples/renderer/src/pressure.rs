@@ -124,7 +124,8 @@ impl Pressure {
         })
     }
 
-    /// Records a frame's solve into the host's compute pass. It begins with the pressure that is there, which is the last frame's.
+    /// Records a frame's solve into the host's compute pass. It begins with the pressure that is
+    /// there: the last frame's, unless the host has cleared it.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
         match &self.solve {
             Solve::Jacobi(sweeps) => sweeps.record_pass(pass, self.iterations),

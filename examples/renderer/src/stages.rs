@@ -83,11 +83,14 @@ impl Clock {
     /// Opens the compute pass of a stage.
     pub(crate) fn pass<'a>(&self, encoder: &'a mut wgpu::CommandEncoder, stage: Stage) -> wgpu::ComputePass<'a> {
         let first = 2 * stage as u32;
-        let timestamp_writes = self.queries.as_ref().map(|(query_set, _)| wgpu::ComputePassTimestampWrites {
-            query_set,
-            beginning_of_pass_write_index: Some(first),
-            end_of_pass_write_index: Some(first + 1),
-        });
+        let timestamp_writes = self
+            .queries
+            .as_ref()
+            .map(|(query_set, _)| wgpu::ComputePassTimestampWrites {
+                query_set,
+                beginning_of_pass_write_index: Some(first),
+                end_of_pass_write_index: Some(first + 1),
+            });
         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some(stage.name()),
             timestamp_writes,
@@ -97,11 +100,13 @@ impl Clock {
     /// As [`Clock::pass`], for the render pass.
     pub(crate) fn render_writes(&self) -> Option<wgpu::RenderPassTimestampWrites<'_>> {
         let first = 2 * Stage::Draw as u32;
-        self.queries.as_ref().map(|(query_set, _)| wgpu::RenderPassTimestampWrites {
-            query_set,
-            beginning_of_pass_write_index: Some(first),
-            end_of_pass_write_index: Some(first + 1),
-        })
+        self.queries
+            .as_ref()
+            .map(|(query_set, _)| wgpu::RenderPassTimestampWrites {
+                query_set,
+                beginning_of_pass_write_index: Some(first),
+                end_of_pass_write_index: Some(first + 1),
+            })
     }
 
     /// Keeps a frame's timestamps, all of whose stages have been recorded.

@@ -36,7 +36,8 @@ impl<'a> Stage<'a> {
     /// Records a frame and gives its one submission.
     fn frame(&mut self) -> wgpu::SubmissionIndex {
         let mut encoder = self.host.device.create_command_encoder(&Default::default());
-        self.simulation.record_frame(&mut encoder, &self.canvas, self.screen.view());
+        self.simulation
+            .record_frame(&mut encoder, &self.canvas, self.screen.view());
         self.host.queue.submit([encoder.finish()])
     }
 
@@ -52,7 +53,10 @@ impl<'a> Stage<'a> {
 
     fn values(&self, buffer: &wgpu::Buffer) -> Vec<f64> {
         let bytes = read_buffer(&self.host.device, &self.host.queue, buffer).expect("a device");
-        bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).into_iter().map(f64::from).collect()
+        bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)
+            .into_iter()
+            .map(f64::from)
+            .collect()
     }
 }
 
@@ -108,10 +112,19 @@ fn one_device_one_submission_no_wait() {
                 trap.map_async(wgpu::MapMode::Read, .., move |_| spring.store(true, Ordering::SeqCst));
 
                 let mut encoder = host.device.create_command_encoder(&Default::default());
-                stage.simulation.record_frame(&mut encoder, &stage.canvas, stage.screen.view());
-                assert!(!sprung.load(Ordering::SeqCst), "{name}: frame {frame} polls or submits while it is recorded");
+                stage
+                    .simulation
+                    .record_frame(&mut encoder, &stage.canvas, stage.screen.view());
+                assert!(
+                    !sprung.load(Ordering::SeqCst),
+                    "{name}: frame {frame} polls or submits while it is recorded"
+                );
                 let submission = host.queue.submit([encoder.finish()]);
-                assert_eq!(number(&submission), number(&before) + 1, "{name}: submissions of frame {frame}");
+                assert_eq!(
+                    number(&submission),
+                    number(&before) + 1,
+                    "{name}: submissions of frame {frame}"
+                );
                 wait(&host.device, submission.clone()).expect("a device");
                 assert!(sprung.load(Ordering::SeqCst), "{name}: the trap works");
                 before = submission;
@@ -133,7 +146,10 @@ fn macheps_makes_nothing_in_a_frame() {
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());
                 let objects = live_objects(&host.device);
-                assert!(objects[..8].iter().all(|&count| count > 0), "{name}: nothing is counted");
+                assert!(
+                    objects[..8].iter().all(|&count| count > 0),
+                    "{name}: nothing is counted"
+                );
                 let kernels = stage.simulation.gpu().kernel_count();
                 for _ in 0..3 {
                     stage.simulation.pressure().record(&mut pass);
@@ -176,7 +192,9 @@ fn divergence_at_equal_budget() {
             assert!(pressure.dispatches() <= BUDGET);
             found.push(ratio);
         }
-        let [jacobi, cg, pcg] = found[..] else { unreachable!("three methods") };
+        let [jacobi, cg, pcg] = found[..] else {
+            unreachable!("three methods")
+        };
         assert!(jacobi < 10.0, "{}: Jacobi {jacobi}", host.name);
         assert!(cg >= 100.0, "{}: CG {cg}", host.name);
         assert!(pcg >= 100.0, "{}: PCG {pcg}", host.name);
@@ -212,7 +230,11 @@ fn obstacles_hold_and_mass_is_conserved() {
             }
         }
         // Nothing through the walls, and around the obstacle it goes faster than the wind.
-        assert!((0..width).all(|i| along_y(i, 0) == 0.0 && along_y(i, height) == 0.0), "{}", host.name);
+        assert!(
+            (0..width).all(|i| along_y(i, 0) == 0.0 && along_y(i, height) == 0.0),
+            "{}",
+            host.name
+        );
         let inflow = f64::from(scene.inflow) * height as f64;
         assert!(fastest > 1.2 * inflow, "{}: {fastest}", host.name);
 
@@ -221,14 +243,25 @@ fn obstacles_hold_and_mass_is_conserved() {
         let left: f64 = (0..height).map(|j| along_x(width, j)).sum();
         let last = stage.simulation.history().expect("a device").pop().expect("frames");
         let most = last.after * scene.size() as f64;
-        assert!((entered - left).abs() <= most * 1.001 + 1e-9, "{}: {entered} {left} {most}", host.name);
+        assert!(
+            (entered - left).abs() <= most * 1.001 + 1e-9,
+            "{}: {entered} {left} {most}",
+            host.name
+        );
         let relative = (entered - left).abs() / entered;
-        say(&format!("{}: in {entered:.4}, out {left:.4}, relative difference {relative:.1e}", host.name));
+        say(&format!(
+            "{}: in {entered:.4}, out {left:.4}, relative difference {relative:.1e}",
+            host.name
+        ));
         assert!(relative < 1e-4, "{}: {relative}", host.name);
         // The same in every column, obstacle or not.
         for i in 0..=width {
             let through: f64 = (0..height).map(|j| along_x(i, j)).sum();
-            assert!((through - entered).abs() < 1e-3 * entered, "{}: column {i}: {through}", host.name);
+            assert!(
+                (through - entered).abs() < 1e-3 * entered,
+                "{}: column {i}: {through}",
+                host.name
+            );
         }
     }
 }
@@ -240,7 +273,9 @@ fn the_picture_shows_smoke_and_obstacle() {
         let mut stage = Stage::new(&host, &scene, Method::Cg, 100);
         stage.frames(30);
         let mut encoder = host.device.create_command_encoder(&Default::default());
-        stage.simulation.record_frame(&mut encoder, &stage.canvas, stage.screen.view());
+        stage
+            .simulation
+            .record_frame(&mut encoder, &stage.canvas, stage.screen.view());
         stage.screen.record_copy(&mut encoder);
         let submission = host.queue.submit([encoder.finish()]);
         let pixels = stage.screen.read(&host.device, submission).expect("a picture");
@@ -267,6 +302,10 @@ fn methods_can_change_between_frames() {
         stage.simulation.set_method(Method::Cg).expect("fits the budget");
         stage.frames(20);
         let frames = stage.simulation.history().expect("a device");
-        assert!(reduction(&frames[22..]) > 10.0 * reduction(&frames[10..20]), "{}", host.name);
+        assert!(
+            reduction(&frames[22..]) > 10.0 * reduction(&frames[10..20]),
+            "{}",
+            host.name
+        );
     }
 }

@@ -53,11 +53,19 @@ fn pictures_animation_and_plot() {
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    let expected = ["divergence.svg", "frame-00004.png", "frame-00008.png", "frame-00012.png", "smoke.gif"];
+    let expected = [
+        "divergence.svg",
+        "frame-00004.png",
+        "frame-00008.png",
+        "frame-00012.png",
+        "smoke.gif",
+    ];
     assert_eq!(names, expected);
 
     let file = std::fs::File::open(scratch.0.join("frame-00012.png")).expect("a picture");
-    let reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().expect("a PNG");
+    let reader = png::Decoder::new(std::io::BufReader::new(file))
+        .read_info()
+        .expect("a PNG");
     assert_eq!((reader.info().width, reader.info().height), (96, 80));
 
     let file = std::fs::File::open(scratch.0.join("smoke.gif")).expect("an animation");
@@ -72,7 +80,11 @@ fn pictures_animation_and_plot() {
     assert_eq!(frames, 3);
 
     let plot = std::fs::read_to_string(scratch.0.join("divergence.svg")).expect("a plot");
-    assert_eq!(plot.matches("<polyline").count(), 4, "before, and after by three methods");
+    assert_eq!(
+        plot.matches("<polyline").count(),
+        4,
+        "before, and after by three methods"
+    );
 }
 
 #[test]

@@ -11,7 +11,10 @@ fn sizes_are_checked() {
         let error = Scene::plume(width, height).solid().expect_err("no such grid");
         assert!(matches!(error, FluidError::Size { .. }), "{error}");
         let said = error.to_string();
-        assert!(said.contains(&width.to_string()) && said.contains("16 to 2048"), "{said}");
+        assert!(
+            said.contains(&width.to_string()) && said.contains("16 to 2048"),
+            "{said}"
+        );
     }
 }
 

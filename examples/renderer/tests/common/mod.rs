@@ -1,6 +1,7 @@
 //! The adapters that tests run on: all that this machine has.
 
 /// A device under test.
+#[allow(dead_code, reason = "not every test file uses its device")]
 pub struct Host {
     pub name: String,
     pub device: wgpu::Device,
@@ -9,7 +10,9 @@ pub struct Host {
 
 fn short_name(info: &wgpu::AdapterInfo) -> String {
     let name = info.name.to_lowercase();
-    let known = ["llvmpipe", "swiftshader"].into_iter().find(|known| name.contains(known));
+    let known = ["llvmpipe", "swiftshader"]
+        .into_iter()
+        .find(|known| name.contains(known));
     known.map_or(info.name.clone(), str::to_string)
 }
 

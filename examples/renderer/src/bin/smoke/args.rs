@@ -49,6 +49,10 @@ pub struct Args {
     #[arg(long)]
     pub no_compare: bool,
 
+    /// Begin every solve with a pressure of 0 in place of the last frame's, to see what the solve alone is worth.
+    #[arg(long)]
+    pub cold: bool,
+
     /// Open a window instead (needs the feature `window`). Keys: 1, 2, 3 choose Jacobi, CG, PCG; Escape leaves.
     #[arg(long)]
     pub window: bool,

@@ -2,9 +2,14 @@
 
 use crate::failure::Failure;
 
-/// All adapters, the fastest kinds first, and the one that is asked for.
-pub fn choose(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter, Failure> {
+/// The adapter that is asked for, among those that suit; the fastest kind if none is.
+pub fn choose(
+    instance: &wgpu::Instance,
+    wanted: Option<&str>,
+    suits: impl Fn(&wgpu::Adapter) -> bool,
+) -> Result<wgpu::Adapter, Failure> {
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    adapters.retain(suits);
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
         wgpu::DeviceType::IntegratedGpu => 1,

@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     args.scene().solid()?;
     let folder = Folder::open(&args.out)?;
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapter = gpu::choose(&instance, args.device.as_deref())?;
+    let adapter = gpu::choose(&instance, args.device.as_deref(), |_| true)?;
     let (device, queue) = pollster::block_on(macheps_fluid::open_device(&adapter))?;
     let [width, height] = args.size;
     println!(
@@ -90,11 +90,18 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         runs.sort_by_key(|run| run.method as usize);
     }
-    let about = format!("{width} x {height} cells, at most {} dispatches a frame", args.dispatches);
+    let start = if args.cold { ", from a pressure of 0" } else { "" };
+    let about = format!(
+        "{width} x {height} cells, at most {} dispatches a frame{start}",
+        args.dispatches
+    );
     folder.write("divergence.svg", plot::divergence(&runs, &about).as_bytes())?;
 
     print_table(&runs);
-    println!("\nwrote frame-*.png, smoke.gif and divergence.svg to {}", args.out.display());
+    println!(
+        "\nwrote frame-*.png, smoke.gif and divergence.svg to {}",
+        args.out.display()
+    );
     Ok(())
 }
 
@@ -108,6 +115,7 @@ fn simulate(
     let settings = Settings {
         method,
         dispatches: args.dispatches as usize,
+        warm_start: !args.cold,
         history: args.frames as usize,
     };
     let mut simulation = Simulation::new(device, queue, &args.scene(), &settings)?;

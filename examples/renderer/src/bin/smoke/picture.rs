@@ -137,7 +137,9 @@ impl Animation {
                     indices.clone()
                 } else {
                     let pairs = indices.iter().zip(&shown);
-                    pairs.map(|(now, before)| if now == before { same } else { *now }).collect()
+                    pairs
+                        .map(|(now, before)| if now == before { same } else { *now })
+                        .collect()
                 };
                 encoder
                     .write_frame(&gif::Frame {

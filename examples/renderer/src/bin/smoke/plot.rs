@@ -35,13 +35,20 @@ fn tick_distance(end: f64) -> f64 {
 /// Root mean square of the divergence after the projection, by frame, on a logarithmic axis.
 pub fn divergence(runs: &[Run], about: &str) -> String {
     let [left, top, right, bottom] = MARGIN;
-    let values = runs.iter().flat_map(|run| &run.frames).flat_map(|f| [f.before, f.after]);
+    let values = runs
+        .iter()
+        .flat_map(|run| &run.frames)
+        .flat_map(|f| [f.before, f.after]);
     let (low, high) = values
         .filter(|v| *v > 0.0 && v.is_finite())
         .fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
     // Whole decades; the first frames may have next to nothing, which is not worth the room.
     let top_decade = if high > 0.0 { high.log10().ceil() as i32 } else { 0 };
-    let low_decade = if low < high { low.log10().floor() as i32 } else { top_decade - 1 };
+    let low_decade = if low < high {
+        low.log10().floor() as i32
+    } else {
+        top_decade - 1
+    };
     let low_decade = low_decade.max(top_decade - 8).min(top_decade - 1);
     let last = runs.iter().map(|run| run.frames.len()).max().unwrap_or(1).max(2) as f64;
 
