@@ -1,27 +1,22 @@
-// The curl of the velocity in every cell. One invocation a cell; reads the state, writes `curl`.
+// The curl of the velocity where four cells meet, which is where a staggered grid has it. One invocation a corner, (width + 1) by
+// (height + 1) of them; reads the state, writes `curl`. On the sides of the grid it counts as 0.
 
 @group(0) @binding(2) var<storage, read> state: array<f32>;
 @group(0) @binding(3) var<storage, read_write> curl: array<f32>;
 
-// The velocity in the middle of a cell; of the outermost cell for what lies beyond.
-fn centre(i: i32, j: i32) -> vec2<f32> {
-    let at = vec2<u32>(clamp(vec2<i32>(i, j), vec2<i32>(0), vec2<i32>(frame.cells) - 1));
-    let x = velocity_x();
-    let y = velocity_y();
-    return 0.5 * vec2<f32>(
-        state[place(x, at.x, at.y)] + state[place(x, at.x + 1u, at.y)],
-        state[place(y, at.x, at.y)] + state[place(y, at.x, at.y + 1u)],
-    );
-}
-
 @compute @workgroup_size(8, 8)
-fn main(@builtin(global_invocation_id) at: vec3<u32>) {
-    if at.x >= frame.cells.x || at.y >= frame.cells.y {
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let at = id.xy;
+    if any(at > frame.cells) {
         return;
     }
-    let i = i32(at.x);
-    let j = i32(at.y);
-    let along_x = centre(i + 1, j).y - centre(i - 1, j).y;
-    let along_y = centre(i, j + 1).x - centre(i, j - 1).x;
-    curl[cell(at.x, at.y)] = 0.5 * (along_x - along_y);
+    var sum = 0.0;
+    if all(at > vec2<u32>(0u)) && all(at < frame.cells) {
+        let x = velocity_x();
+        let y = velocity_y();
+        let along_x = state[place(y, at.x, at.y)] - state[place(y, at.x - 1u, at.y)];
+        let along_y = state[place(x, at.x, at.y)] - state[place(x, at.x, at.y - 1u)];
+        sum = along_x - along_y;
+    }
+    curl[corner(at.x, at.y)] = sum;
 }

@@ -2,16 +2,16 @@
 
 @group(0) @binding(2) var<storage, read> state: array<f32>;
 
-struct Corner {
+struct Point {
     @builtin(position) position: vec4<f32>,
     // In cells, y upwards.
     @location(0) at: vec2<f32>,
 }
 
 @vertex
-fn corner(@builtin(vertex_index) index: u32) -> Corner {
+fn triangle(@builtin(vertex_index) index: u32) -> Point {
     let unit = vec2<f32>(f32((index << 1u) & 2u), f32(index & 2u));
-    return Corner(vec4<f32>(2.0 * unit - 1.0, 0.0, 1.0), unit * vec2<f32>(frame.cells));
+    return Point(vec4<f32>(2.0 * unit - 1.0, 0.0, 1.0), unit * vec2<f32>(frame.cells));
 }
 
 fn density(i: i32, j: i32) -> f32 {
@@ -24,30 +24,37 @@ fn solidity(i: i32, j: i32) -> f32 {
     return select(0.0, 1.0, is_solid(at.x, at.y));
 }
 
-fn smooth_density(position: vec2<f32>) -> f32 {
-    let p = position - 0.5;
-    let base = floor(p);
-    let t = p - base;
-    let i = i32(base.x);
-    let j = i32(base.y);
-    let lower = mix(density(i, j), density(i + 1, j), t.x);
-    let upper = mix(density(i, j + 1), density(i + 1, j + 1), t.x);
-    return mix(lower, upper, t.y);
+// Of the four cells around a point: weights along x and y, and the lower left one.
+struct Around {
+    cell: vec2<i32>,
+    t: vec2<f32>,
 }
 
-// Quadratic B-spline over three by three cells: rounds off the steps that cells make of a circle.
+fn around(position: vec2<f32>) -> Around {
+    let p = position - 0.5;
+    let base = floor(p);
+    return Around(vec2<i32>(base), p - base);
+}
+
+// The density, and its slope along x and y.
+fn smooth_density(position: vec2<f32>) -> vec3<f32> {
+    let a = around(position);
+    let lower = vec2<f32>(density(a.cell.x, a.cell.y), density(a.cell.x + 1, a.cell.y));
+    let upper = vec2<f32>(density(a.cell.x, a.cell.y + 1), density(a.cell.x + 1, a.cell.y + 1));
+    let left_right = mix(lower, upper, a.t.y);
+    return vec3<f32>(
+        mix(left_right.x, left_right.y, a.t.x),
+        left_right.y - left_right.x,
+        mix(upper.x - lower.x, upper.y - lower.y, a.t.x),
+    );
+}
+
+// How much of the surroundings is solid.
 fn smooth_solidity(position: vec2<f32>) -> f32 {
-    let base = floor(position);
-    let t = position - base;
-    let wx = vec3<f32>(0.5 * (1.0 - t.x) * (1.0 - t.x), 0.5 + t.x * (1.0 - t.x), 0.5 * t.x * t.x);
-    let wy = vec3<f32>(0.5 * (1.0 - t.y) * (1.0 - t.y), 0.5 + t.y * (1.0 - t.y), 0.5 * t.y * t.y);
-    var sum = 0.0;
-    for (var row = 0; row < 3; row += 1) {
-        let j = i32(base.y) + row - 1;
-        let i = i32(base.x);
-        sum += wy[row] * dot(wx, vec3<f32>(solidity(i - 1, j), solidity(i, j), solidity(i + 1, j)));
-    }
-    return sum;
+    let a = around(position);
+    let lower = mix(solidity(a.cell.x, a.cell.y), solidity(a.cell.x + 1, a.cell.y), a.t.x);
+    let upper = mix(solidity(a.cell.x, a.cell.y + 1), solidity(a.cell.x + 1, a.cell.y + 1), a.t.x);
+    return mix(lower, upper, a.t.y);
 }
 
 // From the night through violet and ember to white heat; t from 0 to 1.
@@ -67,18 +74,15 @@ fn colour(t: f32) -> vec3<f32> {
 }
 
 @fragment
-fn shade(corner: Corner) -> @location(0) vec4<f32> {
-    let at = corner.at;
-    let amount = smooth_density(at);
-    let slope = vec2<f32>(
-        smooth_density(at + vec2<f32>(1.0, 0.0)) - smooth_density(at - vec2<f32>(1.0, 0.0)),
-        smooth_density(at + vec2<f32>(0.0, 1.0)) - smooth_density(at - vec2<f32>(0.0, 1.0)),
-    );
-    let light = clamp(dot(slope, vec2<f32>(0.5, -0.5)), -0.25, 0.25);
-    var shown = colour(pow(clamp(amount, 0.0, 1.0), 0.8)) * (1.0 + 0.9 * light * amount);
+fn shade(point: Point) -> @location(0) vec4<f32> {
+    let at = point.at;
+    let smoothed = smooth_density(at);
+    let amount = smoothed.x;
+    let light = clamp(dot(smoothed.yz, vec2<f32>(1.0, -1.0)), -0.25, 0.25);
+    let shown = colour(pow(clamp(amount, 0.0, 1.0), 0.8)) * (1.0 + 0.9 * light * amount);
 
     let inside = smooth_solidity(at);
-    let edge = smoothstep(0.4, 0.6, inside);
-    let slate = mix(vec3<f32>(0.58, 0.63, 0.70), vec3<f32>(0.30, 0.34, 0.41), smoothstep(0.55, 0.95, inside));
+    let edge = smoothstep(0.35, 0.65, inside);
+    let slate = mix(vec3<f32>(0.58, 0.63, 0.70), vec3<f32>(0.30, 0.34, 0.41), smoothstep(0.6, 1.0, inside));
     return vec4<f32>(mix(shown, slate, edge), 1.0);
 }

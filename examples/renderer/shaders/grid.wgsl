@@ -58,6 +58,11 @@ fn cell(i: u32, j: u32) -> u32 {
     return i + frame.cells.x * j;
 }
 
+// Where four cells meet.
+fn corner(i: u32, j: u32) -> u32 {
+    return i + (frame.cells.x + 1u) * j;
+}
+
 fn is_solid(i: u32, j: u32) -> bool {
     let at = cell(i, j);
     return ((solid[at / 32u] >> (at % 32u)) & 1u) == 1u;

@@ -18,7 +18,7 @@ impl Canvas {
             layout: None,
             vertex: wgpu::VertexState {
                 module: &module,
-                entry_point: Some("corner"),
+                entry_point: Some("triangle"),
                 compilation_options: Default::default(),
                 buffers: &[],
             },

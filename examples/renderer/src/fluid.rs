@@ -74,7 +74,7 @@ pub struct Buffers {
     pub state: wgpu::Buffer,
     /// The same between advection and projection.
     pub moved: wgpu::Buffer,
-    /// Curl of the cells.
+    /// Curl of the corners.
     pub(crate) curl: wgpu::Buffer,
     /// What flows into every cell before the projection and not out of it: the right-hand side.
     pub excess: wgpu::Buffer,
@@ -118,7 +118,7 @@ impl Fluid {
             solid,
             state: values("state", state),
             moved: values("moved", state),
-            curl: values("curl", cells),
+            curl: values("curl", (width + 1) * (height + 1)),
             excess: values("excess", cells),
             left: values("left", cells),
             pressure: values("pressure", cells),
@@ -153,12 +153,12 @@ impl Fluid {
             advect: dispatch(
                 "advect",
                 include_str!("../shaders/advect.wgsl"),
-                &[frame, solid, (2, &b.state), (3, &b.moved)],
+                &[frame, solid, (2, &b.state), (3, &b.curl), (4, &b.moved)],
             ),
             forces: dispatch(
                 "forces",
                 include_str!("../shaders/forces.wgsl"),
-                &[frame, solid, (2, &b.curl), (3, &b.moved)],
+                &[frame, solid, (2, &b.moved)],
             ),
             excess: dispatch("divergence", divergence, &[frame, solid, (2, &b.moved), (3, &b.excess)]),
             project: dispatch(
