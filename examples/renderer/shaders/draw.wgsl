@@ -1,6 +1,8 @@
 // The picture: a triangle that covers everything, smoke coloured by its density and lit from the upper left, obstacles in slate.
 
 @group(0) @binding(2) var<storage, read> state: array<f32>;
+// How much of each cell obstacles cover.
+@group(0) @binding(3) var<storage, read> coverage: array<f32>;
 
 struct Point {
     @builtin(position) position: vec4<f32>,
@@ -19,9 +21,9 @@ fn density(i: i32, j: i32) -> f32 {
     return state[place(smoke(), at.x, at.y)];
 }
 
-fn solidity(i: i32, j: i32) -> f32 {
+fn covered(i: i32, j: i32) -> f32 {
     let at = vec2<u32>(clamp(vec2<i32>(i, j), vec2<i32>(0), vec2<i32>(frame.cells) - 1));
-    return select(0.0, 1.0, is_solid(at.x, at.y));
+    return coverage[cell(at.x, at.y)];
 }
 
 // Of the four cells around a point: weights along x and y, and the lower left one.
@@ -49,11 +51,10 @@ fn smooth_density(position: vec2<f32>) -> vec3<f32> {
     );
 }
 
-// How much of the surroundings is solid.
-fn smooth_solidity(position: vec2<f32>) -> f32 {
+fn smooth_coverage(position: vec2<f32>) -> f32 {
     let a = around(position);
-    let lower = mix(solidity(a.cell.x, a.cell.y), solidity(a.cell.x + 1, a.cell.y), a.t.x);
-    let upper = mix(solidity(a.cell.x, a.cell.y + 1), solidity(a.cell.x + 1, a.cell.y + 1), a.t.x);
+    let lower = mix(covered(a.cell.x, a.cell.y), covered(a.cell.x + 1, a.cell.y), a.t.x);
+    let upper = mix(covered(a.cell.x, a.cell.y + 1), covered(a.cell.x + 1, a.cell.y + 1), a.t.x);
     return mix(lower, upper, a.t.y);
 }
 
@@ -81,8 +82,8 @@ fn shade(point: Point) -> @location(0) vec4<f32> {
     let light = clamp(dot(smoothed.yz, vec2<f32>(1.0, -1.0)), -0.25, 0.25);
     let shown = colour(pow(clamp(amount, 0.0, 1.0), 0.8)) * (1.0 + 0.9 * light * amount);
 
-    let inside = smooth_solidity(at);
-    let edge = smoothstep(0.35, 0.65, inside);
-    let slate = mix(vec3<f32>(0.58, 0.63, 0.70), vec3<f32>(0.30, 0.34, 0.41), smoothstep(0.6, 1.0, inside));
+    let inside = smooth_coverage(at);
+    let edge = smoothstep(0.25, 0.75, inside);
+    let slate = mix(vec3<f32>(0.58, 0.63, 0.70), vec3<f32>(0.30, 0.34, 0.41), smoothstep(0.5, 1.0, inside));
     return vec4<f32>(mix(shown, slate, edge), 1.0);
 }

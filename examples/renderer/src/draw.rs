@@ -35,7 +35,7 @@ impl Canvas {
             cache: None,
         });
         let buffers = simulation.buffers();
-        let used = [(0, &buffers.frame), (1, &buffers.solid), (2, &buffers.state)];
+        let used = [(0, &buffers.frame), (2, &buffers.state), (3, &buffers.coverage)];
         Canvas {
             group: bind(device, "draw", &pipeline.get_bind_group_layout(0), &used),
             pipeline,

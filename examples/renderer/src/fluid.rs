@@ -1,5 +1,6 @@
 //! The host's own compute passes, written as if macheps did not exist.
 
+use crate::error::Result;
 use crate::scene::{Open, Scene};
 use wgpu::util::DeviceExt;
 
@@ -70,6 +71,8 @@ pub struct Buffers {
     pub(crate) frame: wgpu::Buffer,
     /// Solid cells, a bit each; macheps's own.
     pub(crate) solid: wgpu::Buffer,
+    /// How much of each cell obstacles cover.
+    pub(crate) coverage: wgpu::Buffer,
     /// Velocity along x on `(width + 1) * height` faces, along y on `width * (height + 1)`, and smoke in the cells.
     pub state: wgpu::Buffer,
     /// The same between advection and projection.
@@ -97,7 +100,7 @@ pub(crate) struct Fluid {
 }
 
 impl Fluid {
-    pub(crate) fn new(device: &wgpu::Device, scene: &Scene, solid: wgpu::Buffer) -> Fluid {
+    pub(crate) fn new(device: &wgpu::Device, scene: &Scene, solid: wgpu::Buffer) -> Result<Fluid> {
         let [width, height] = scene.cells;
         let cells = width * height;
         let values = |label, count: usize| {
@@ -116,6 +119,11 @@ impl Fluid {
                 usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             }),
             solid,
+            coverage: device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+                label: Some("coverage"),
+                contents: bytemuck::cast_slice(&scene.coverage()?),
+                usage: wgpu::BufferUsages::STORAGE,
+            }),
             state: values("state", state),
             moved: values("moved", state),
             curl: values("curl", (width + 1) * (height + 1)),
@@ -144,7 +152,7 @@ impl Fluid {
         let (frame, solid) = ((0, &b.frame), (1, &b.solid));
         let divergence = include_str!("../shaders/divergence.wgsl");
         let project = include_str!("../shaders/project.wgsl");
-        Fluid {
+        Ok(Fluid {
             curl: dispatch(
                 "curl",
                 include_str!("../shaders/curl.wgsl"),
@@ -169,7 +177,7 @@ impl Fluid {
             left: dispatch("divergence", divergence, &[frame, solid, (2, &b.state), (3, &b.left)]),
             scene: scene.clone(),
             buffers,
-        }
+        })
     }
 
     /// Tells the shaders the time, ahead of the next submission.

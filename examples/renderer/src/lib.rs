@@ -76,7 +76,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             method: Method::Cg,
-            dispatches: 150,
+            dispatches: 30,
             warm_start: true,
             history: 1024,
         }
@@ -123,7 +123,7 @@ impl Simulation {
         let Some(solid) = operator.buffers(&gpu)?.solid else {
             return Err(FluidError::NoFluid);
         };
-        let fluid = Fluid::new(device, scene, solid);
+        let fluid = Fluid::new(device, scene, solid)?;
         let buffers = &fluid.buffers;
         let pressure = Pressure::new(
             &gpu,

@@ -52,7 +52,7 @@ impl Scene {
             cells: [width, height],
             open: Open::Top,
             inflow: 0.0,
-            buoyancy: 1.7e-4,
+            buoyancy: 3.4e-4,
             confinement: 0.12,
             fade: 0.9985,
             source: Some([middle, 0.07, 0.075, 0.045]),
@@ -83,6 +83,27 @@ impl Scene {
     /// Number of cells.
     pub fn size(&self) -> usize {
         self.cells[0] * self.cells[1]
+    }
+
+    /// How much of each cell the obstacles cover, 0 to 1: what a picture shows of them. Filled pockets are covered.
+    ///
+    /// # Errors
+    /// Those of [`Scene::solid`].
+    pub fn coverage(&self) -> Result<Vec<f32>> {
+        let [width, height] = self.cells;
+        // Across the edge of a circle it falls from 1 to 0 within a cell.
+        let covered = |cell: usize| {
+            let place = |i: usize| (i as f32 + 0.5) / height as f32;
+            let [x, y] = [place(cell % width), place(cell / width)];
+            let depth = |circle: &Circle| circle.radius - (x - circle.centre[0]).hypot(y - circle.centre[1]);
+            let deepest = self.obstacles.iter().map(depth).fold(f32::NEG_INFINITY, f32::max);
+            (0.5 + deepest * height as f32).clamp(0.0, 1.0)
+        };
+        let solid = self.solid()?;
+        let pocket = |cell: usize| solid[cell] && covered(cell) == 0.0;
+        Ok((0..self.size())
+            .map(|cell| if pocket(cell) { 1.0 } else { covered(cell) })
+            .collect())
     }
 
     /// Which cells are solid: those whose centre lies in an obstacle, and pockets of fluid that cannot reach the open side.

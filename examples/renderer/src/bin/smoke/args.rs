@@ -22,7 +22,7 @@ pub struct Args {
     pub pressure: MethodName,
 
     /// Dispatches of the pressure solve in a frame.
-    #[arg(long, default_value_t = 150, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub dispatches: u32,
 
     /// Frames to simulate.
@@ -34,7 +34,7 @@ pub struct Args {
     pub every: u32,
 
     /// Pixels of a cell in the pictures; those of the animation have one.
-    #[arg(long, default_value_t = 2, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4))]
     pub scale: u32,
 
     /// Folder for what is written; made if it is not there.

@@ -17,7 +17,7 @@ pub struct Run {
     pub iterations: usize,
     pub dispatches: usize,
     pub frames: Vec<FrameRecord>,
-    /// From the recording of a frame until the device is done with it, without pictures.
+    /// From the recording of the first frame until the device is done with the last, but for the writing of pictures.
     pub spent: Duration,
 }
 
@@ -123,6 +123,7 @@ fn simulate(
     let screen = Screen::new(device, width, height);
     let canvas = Canvas::new(device, &simulation, Screen::FORMAT);
     let mut spent = Duration::ZERO;
+    let mut under_way = None;
     for frame in 0..args.frames {
         let start = Instant::now();
         let mut encoder = device.create_command_encoder(&Default::default());
@@ -135,7 +136,13 @@ fn simulate(
         }
         // The one submission of a frame.
         let submission = queue.submit([encoder.finish()]);
-        wait(device, submission.clone())?;
+        // While the device is at this frame the next one is recorded, unless this one is looked at or the last.
+        if let Some(before) = under_way.replace(submission.clone()) {
+            wait(device, before)?;
+        }
+        if shown.is_some() || frame + 1 == args.frames {
+            wait(device, submission.clone())?;
+        }
         spent += start.elapsed();
         if let Some(pictures) = shown {
             let pixels = screen.read(device, submission)?;
