@@ -4,9 +4,9 @@ use crate::headless::Run;
 use macheps_fluid::Method;
 
 const WIDTH: f64 = 860.0;
-const HEIGHT: f64 = 460.0;
+const HEIGHT: f64 = 480.0;
 /// Room around the axes: left, top, right, bottom.
-const MARGIN: [f64; 4] = [78.0, 64.0, 24.0, 56.0];
+const MARGIN: [f64; 4] = [78.0, 88.0, 24.0, 56.0];
 /// What was there before the projection.
 const BEFORE: &str = "#8a8f98";
 
@@ -115,7 +115,7 @@ pub fn divergence(runs: &[Run], about: &str) -> String {
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{BEFORE}\" stroke-width=\"1.2\" stroke-dasharray=\"2 3\"/>",
             path(&mut run.frames.iter().map(|f| f.before))
         ));
-        legend.push((BEFORE, "2 3", "before".to_string()));
+        legend.push((BEFORE, "2 3", "before the projection".to_string()));
     }
     for run in runs {
         let (colour, dashes) = look(run.method);
@@ -125,17 +125,16 @@ pub fn divergence(runs: &[Run], about: &str) -> String {
         ));
         legend.push((colour, dashes, run.title()));
     }
-    // From the right, on the line of the subtitle.
-    let mut at = WIDTH - right;
-    for (colour, dashes, title) in legend.iter().rev() {
-        at -= 6.4 * title.chars().count() as f64;
-        line(format!("<text x=\"{at:.1}\" y=\"44\">{title}</text>"));
-        at -= 30.0;
+    let mut at = left;
+    for (colour, dashes, title) in legend {
         line(format!(
-            "<line x1=\"{at:.1}\" x2=\"{:.1}\" y1=\"40\" y2=\"40\" stroke=\"{colour}\" stroke-width=\"2.5\" stroke-dasharray=\"{dashes}\"/>",
-            at + 24.0
+            "<line x1=\"{at:.1}\" x2=\"{:.1}\" y1=\"66\" y2=\"66\" stroke=\"{colour}\" stroke-width=\"2.5\" stroke-dasharray=\"{dashes}\"/>\
+             <text x=\"{:.1}\" y=\"70\">{title}</text>",
+            at + 26.0,
+            at + 33.0
         ));
-        at -= 16.0;
+        // Letters are about so wide.
+        at += 62.0 + 6.5 * title.chars().count() as f64;
     }
     svg.push_str("</svg>\n");
     svg
