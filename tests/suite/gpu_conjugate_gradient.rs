@@ -157,6 +157,44 @@ fn dispatches_of_an_iteration() {
 }
 
 #[test]
+fn dispatches_of_a_frame() {
+    for adapter in adapters::all("dispatches_of_a_frame") {
+        let gpu = adapter.gpu();
+        let stencil = plane(20, 20);
+        let ssor = Ssor::new(&stencil.to_csr().expect("small"), 1.2).expect("symmetric");
+        let none = Identity::new(400);
+        let b = right_hand_side(400, 2);
+        for (form, m) in [
+            (Form::SingleReduction, &none as &dyn Preconditioner),
+            (Form::Standard, &none),
+            (Form::Standard, &ssor),
+        ] {
+            let mut o = options(form, 1e-5);
+            o.check_every = 10;
+            let (bound, ..) = bound(gpu, &stencil, m, &b, o);
+            let name = format!("{} {form:?} {}", adapter.name, m.name());
+            let each = bound.dispatches_per_iteration();
+            // Start and finish alone.
+            let around = bound.dispatches(0);
+            assert!(around > 0, "{name}");
+            assert_eq!(bound.dispatches(9), around + 9 * each, "{name}");
+            // With a replacement of the residual, then another.
+            let replacement = bound.dispatches(10) - bound.dispatches(9) - each;
+            assert!(replacement > 0, "{name}");
+            assert_eq!(bound.dispatches(25), around + 25 * each + 2 * replacement, "{name}");
+            for budget in [0, around, around + each - 1, 100, 1000] {
+                let iterations = bound.iterations_within(budget);
+                assert!(bound.dispatches(iterations + 1) > budget, "{name}: {budget}");
+                assert!(
+                    iterations == 0 || bound.dispatches(iterations) <= budget,
+                    "{name}: {budget}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn preconditioners_on_devices() {
     let stencil = plane(37, 29);
     let a = stencil.to_csr().expect("small");

@@ -442,26 +442,28 @@ impl BoundConjugateGradient {
 
     /// Iterations after a start or a replacement; every `replace_every`th one comes with a replacement of the residual.
     pub(super) fn record_iterations(&self, pass: &mut wgpu::ComputePass<'_>, iterations: usize) {
+        self.each_of_iterations(iterations, |piece| piece.record(pass));
+    }
+
+    fn each_of_iterations(&self, iterations: usize, mut visit: impl FnMut(&dyn Record)) {
+        let mut visit_all = |work: &[Box<dyn Record>]| work.iter().for_each(|piece| visit(piece.as_ref()));
         for i in 0..iterations {
             let replaces = (i + 1) % self.replace_every == 0;
             match self.form {
                 Form::SingleReduction => {
-                    record_all(&self.iteration[i % self.replace_every % 2], pass);
+                    visit_all(&self.iteration[i % self.replace_every % 2]);
                     if replaces {
-                        record_all(&self.replace, pass);
+                        visit_all(&self.replace);
                     }
                 }
                 _ => {
-                    record_all(&self.iteration[0], pass);
+                    visit_all(&self.iteration[0]);
                     if replaces {
-                        record_all(&self.replace, pass);
-                        // What comes before the direction is part of the replacement.
-                        if let Some(direction) = self.second_half.last() {
-                            direction.record(pass);
-                        }
-                    } else {
-                        record_all(&self.second_half, pass);
+                        visit_all(&self.replace);
                     }
+                    // What comes before the direction is part of a replacement.
+                    let before = self.second_half.len().saturating_sub(1);
+                    visit_all(&self.second_half[if replaces { before } else { 0 }..]);
                 }
             }
         }
@@ -479,6 +481,21 @@ impl BoundConjugateGradient {
     /// Dispatches of an iteration without replacement.
     pub fn dispatches_per_iteration(&self) -> usize {
         dispatches(&self.iteration[0]) + dispatches(&self.second_half)
+    }
+
+    /// Dispatches that [`Self::record`] records for so many iterations: with start, replacements of the residual and finish.
+    pub fn dispatches(&self, iterations: usize) -> usize {
+        let mut count = dispatches(&self.start) + dispatches(&self.finish);
+        self.each_of_iterations(iterations, |piece| count += piece.dispatches());
+        count
+    }
+
+    /// The most iterations that a frame's budget of dispatches pays for; 0 where it pays for none.
+    pub fn iterations_within(&self, dispatches: usize) -> usize {
+        // Without start, replacements and finish there would be so many.
+        let most = dispatches / self.dispatches_per_iteration().max(1);
+        let too_many = |n: &usize| self.dispatches(*n) > dispatches;
+        most - (0..most).take_while(|saved| too_many(&(most - saved))).count()
     }
 
     /// Number of systems.

@@ -82,7 +82,7 @@ fn check_counts(b: &Vectors, x: &Vectors) -> Result<()> {
 /// #     pass: &mut macheps::wgpu::ComputePass<'_>) -> macheps::Result<()> {
 /// let smoother = macheps::solve::relaxation::Jacobi::new(a, 2.0 / 3.0)?.bind(gpu, b, x)?;
 /// // Each frame:
-/// smoother.record(pass, 4);
+/// smoother.record(encoder, 4);
 /// # Ok(())
 /// # }
 /// ```
@@ -385,8 +385,21 @@ impl BoundRelaxation {
         self
     }
 
-    /// Records so many sweeps into an open compute pass. Creates no wgpu object, submits nothing, waits for nothing.
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, sweeps: usize) {
+    /// Records so many sweeps into a command encoder, as one compute pass. Creates no other wgpu object, submits nothing, waits for
+    /// nothing.
+    pub fn record(&self, encoder: &mut wgpu::CommandEncoder, sweeps: usize) {
+        if self.dispatches == 0 {
+            return;
+        }
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("relaxation"),
+            timestamp_writes: None,
+        });
+        self.record_pass(&mut pass, sweeps);
+    }
+
+    /// As [`Self::record`], into an open compute pass.
+    pub fn record_pass(&self, pass: &mut wgpu::ComputePass<'_>, sweeps: usize) {
         if self.dispatches == 0 {
             return;
         }

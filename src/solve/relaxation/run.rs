@@ -173,7 +173,7 @@ impl Engine for OnDevice<'_> {
         }
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.bound.record(&mut pass, sweeps);
+            self.bound.record_pass(&mut pass, sweeps);
             self.bound.record_residual(&mut pass);
         }
         let Some(norms) = self.bound.norms() else {
