@@ -748,7 +748,7 @@ fn recording_makes_nothing() {
                 {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     let objects = live_objects(theirs.device());
-                    bound.record(&mut pass, 2);
+                    bound.record_pass(&mut pass, 2);
                     assert_eq!(
                         live_objects(theirs.device()),
                         objects,
