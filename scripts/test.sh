@@ -190,6 +190,13 @@ run_examples() {
     done
 }
 
+# Packages beside the crate, with their own lock files; what they share with it is built once.
+renderer() {
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
+    cd examples/renderer && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings &&
+        cargo test --locked --no-fail-fast
+}
+
 # What runs the program or takes long without a word about subgroups is left to the first run.
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes.
 suite_at_vector_width() {
@@ -230,6 +237,7 @@ for width in 128 512; do
     fi
 done
 group 'examples' run_examples
+group 'renderer' renderer
 group 'library without backends' cargo clippy --locked --lib --no-default-features -- -D warnings
 group 'library for wasm32' scripts/wasm-check.sh
 if $release; then

@@ -98,9 +98,10 @@ fn row(own: f32, first: u32, cell: u32, i: u32, j: u32, k: u32) -> f32 {
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    if !is_active(group.y) {
-        return;
-    }
+    // No early return: the word of the vector may lie in a read_write binding, whose loads count as different in each invocation,
+    // and no barrier may follow a return that only some take.
+    let wanted = is_active(group.y);
+    let rounds = select(0u, params.rounds, wanted);
     let cells = params.size.w;
     let first = params.x + group.y * params.x_pitch;
     let written = params.y + group.y * params.y_pitch;
@@ -116,7 +117,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         k = cell / params.size.x / params.size.y;
     }
     var sum = vec2<f32>(0.0);
-    for (var round = 0u; round < params.rounds; round += 1u) {
+    for (var round = 0u; round < rounds; round += 1u) {
         if cell < end {
             let own = x_data[first + cell];
             let y = row(own, first, cell, i, j, k);
@@ -136,5 +137,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             k += 1u;
         }
     }
-    leave(sum, group.x, group.y, local);
+    leave(sum, group.x, group.y, local, wanted);
 }

@@ -7,7 +7,7 @@ fn add_product(sum: vec2<f32>, x: f32, y: f32) -> vec2<f32> {
     return pair_add(sum, opaque(x * y, params.zero), params.zero);
 }
 
-fn leave(sum: vec2<f32>, block: u32, vector: u32, local: u32) {
+fn leave(sum: vec2<f32>, block: u32, vector: u32, local: u32, wanted: bool) {
     shared_sums[local] = sum;
     workgroupBarrier();
     for (var half = WG / 2u; half > 0u; half /= 2u) {
@@ -16,7 +16,7 @@ fn leave(sum: vec2<f32>, block: u32, vector: u32, local: u32) {
         }
         workgroupBarrier();
     }
-    if local == 0u {
+    if wanted && local == 0u {
         let at = params.dot + vector * params.dot_pitch + 2u * block;
         dot_data[at] = shared_sums[0].x;
         dot_data[at + 1u] = shared_sums[0].y;
