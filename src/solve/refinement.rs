@@ -197,6 +197,17 @@ pub fn lifted(a: &Csr<f64>, sigma: f64) -> Result<Csr<f64>> {
     a.with_values(values.collect())
 }
 
+/// r = b - A x, exact but for one rounding where the operator has a matrix.
+pub(super) fn residual(operator: &dyn LinearOperator, b: &[f64], x: &[f64], r: &mut [f64]) {
+    match operator.matrix() {
+        Some(a) => by_rows(a, x, Some(b), r),
+        None => {
+            operator.apply(x, r);
+            r.iter_mut().zip(b).for_each(|(r, b)| *r = b - *r);
+        }
+    }
+}
+
 /// y = A x, or b - A x, each row with one rounding in effect.
 fn by_rows(a: &Csr<f64>, x: &[f64], b: Option<&[f64]>, y: &mut [f64]) {
     let row = |i: usize| {
@@ -252,13 +263,7 @@ async fn drive(
     // A start that cannot be told in this scale is of no use.
     let start = x0.map(|x0| scaled(x0, s - e)).filter(|x0| is_finite(x0));
     let product = &|x: &[f64], y: &mut [f64]| operator.apply(x, y);
-    let residual = |x: &[f64], r: &mut [f64]| match operator.matrix() {
-        Some(a) => by_rows(a, x, Some(b), r),
-        None => {
-            product(x, r);
-            r.iter_mut().zip(b).for_each(|(r, b)| *r = b - *r);
-        }
-    };
+    let residual = |x: &[f64], r: &mut [f64]| residual(operator, b, x, r);
     let b_norm = norm(b);
     let relative = |r: &[f64]| match norm(r) {
         0.0 => 0.0,

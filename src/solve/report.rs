@@ -84,7 +84,7 @@ pub struct Report {
     pub forward_error_bound: Option<f64>,
     /// Whether A showed itself to be singular or not positive definite as far as f64 can tell, in a run of its own.
     pub doubtful: bool,
-    /// Corrections by iterative refinement.
+    /// Corrections by residuals in f64: how often x in f64 was added to.
     pub refinements: usize,
     /// What to do about it, in words.
     pub advice: Vec<String>,
@@ -143,7 +143,7 @@ pub struct RunFacts<'a> {
     pub preconditioner: Option<&'a dyn Preconditioner>,
     /// Unit roundoff that the method computed with: 2^-24 on a device, 2^-53 on the host.
     pub unit_roundoff: f64,
-    /// Corrections by iterative refinement.
+    /// Corrections by residuals in f64: how often x in f64 was added to.
     pub refinements: usize,
     /// Wall-clock time.
     pub seconds: f64,

@@ -392,7 +392,11 @@ fn solid_cells_ignored() {
 fn part_of_a_workgroup_missing() {
     let bug = Bug {
         name: "part of one workgroup missing",
-        edits: &[(DOT, "    if local == 0u {", "    if local == 0u && block != 1u {")],
+        edits: &[(
+            DOT,
+            "    if wanted && local == 0u {",
+            "    if wanted && local == 0u && block != 1u {",
+        )],
     };
     expect_caught(&bug, &plane([130, 90], [sides(0), sides(1)]));
 }

@@ -442,16 +442,21 @@ impl BoundConjugateGradient {
 
     /// Iterations after a start or a replacement; every `replace_every`th one comes with a replacement of the residual.
     pub(super) fn record_iterations(&self, pass: &mut wgpu::ComputePass<'_>, iterations: usize) {
-        self.each_of_iterations(iterations, |piece| piece.record(pass));
+        self.each_of_iterations(iterations, self.replace_every, |piece| piece.record(pass));
     }
 
-    fn each_of_iterations(&self, iterations: usize, mut visit: impl FnMut(&dyn Record)) {
+    /// Iterations after a start or a replacement, with a replacement at their end: an even number, at most [`Self::replace_every`].
+    pub(super) fn record_batch(&self, pass: &mut wgpu::ComputePass<'_>, iterations: usize) {
+        self.each_of_iterations(iterations, iterations, |piece| piece.record(pass));
+    }
+
+    fn each_of_iterations(&self, iterations: usize, every: usize, mut visit: impl FnMut(&dyn Record)) {
         let mut visit_all = |work: &[Box<dyn Record>]| work.iter().for_each(|piece| visit(piece.as_ref()));
         for i in 0..iterations {
-            let replaces = (i + 1) % self.replace_every == 0;
+            let replaces = (i + 1) % every == 0;
             match self.form {
                 Form::SingleReduction => {
-                    visit_all(&self.iteration[i % self.replace_every % 2]);
+                    visit_all(&self.iteration[i % every % 2]);
                     if replaces {
                         visit_all(&self.replace);
                     }
@@ -486,7 +491,7 @@ impl BoundConjugateGradient {
     /// Dispatches that [`Self::record`] records for so many iterations: with start, replacements of the residual and finish.
     pub fn dispatches(&self, iterations: usize) -> usize {
         let mut count = dispatches(&self.start) + dispatches(&self.finish);
-        self.each_of_iterations(iterations, |piece| count += piece.dispatches());
+        self.each_of_iterations(iterations, self.replace_every, |piece| count += piece.dispatches());
         count
     }
 

@@ -10,7 +10,7 @@ use crate::float::ldexp;
 use crate::gpu::{BufferView, Gpu, Readback};
 use crate::solve::clock::Clock;
 use crate::solve::range::{RangedSystem, check_finite};
-use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async};
+use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async, residual};
 use crate::solve::vector;
 use crate::solve::{
     Breakdown, CsrOperator, Identity, LinearOperator, Outcome, Preconditioner, PreconditionerForm, Report, RunFacts,
@@ -21,8 +21,11 @@ use std::sync::OnceLock;
 /// How often a solve is taken up again because the f64 residual is larger than the device believed, without refinement.
 const SECOND_TRIES: usize = 3;
 
-/// What an inner solve of a refinement is asked for: more would be lost in f32.
+/// What an inner solve of a refinement is asked for where it cannot be updated in f64: more would be lost in f32.
 const INNER_RTOL: f64 = 1e-5;
+
+/// The least that an updated one is asked for: squares of residuals relative to this are still normal numbers.
+const SMALLEST_RTOL: f64 = 1e-15;
 
 /// A correction that leaves more than this of the residual is no use: A rounded to f32 is then singular or indefinite, or nearly so.
 const GAINED: f64 = 0.1;
@@ -273,14 +276,14 @@ impl<'a> Machine<'a> {
         self.gpu.read_back(encoder, buffer, bytes)
     }
 
-    /// A batch of iterations, the first of a round or a later one, and the ledger after it.
-    fn batch(&self, first: bool) -> Result<Readback> {
+    /// A batch of so many iterations, the first of a round or a later one, and the ledger after it.
+    fn batch(&self, first: bool, iterations: usize) -> Result<Readback> {
         let (ledger, bytes) = self.bound.ledger();
         let record = |pass: &mut wgpu::ComputePass<'_>| {
             if first {
                 self.bound.record_start(pass);
             }
-            self.bound.record_iterations(pass, self.bound.replace_every());
+            self.bound.record_batch(pass, iterations);
         };
         self.submit(record, ledger, bytes)
     }
@@ -388,7 +391,7 @@ async fn drive(machine: &mut Machine<'_>, b: &[f64], x0: Option<&[f64]>, goal: G
     while machine.systems.iter().any(|s| !s.done) {
         let mut first = true;
         while first || !machine.ended() {
-            let ledger = machine.batch(first)?.ready().await?;
+            let ledger = machine.batch(first, machine.bound.replace_every())?.ready().await?;
             machine.take_ledger(&bytemuck::pod_collect_to_vec::<u8, u32>(&ledger));
             first = false;
         }
@@ -396,6 +399,124 @@ async fn drive(machine: &mut Machine<'_>, b: &[f64], x0: Option<&[f64]>, goal: G
         machine.take_solution(b, &bytemuck::pod_collect_to_vec::<u8, f32>(&solutions))?;
     }
     Ok(machine.results())
+}
+
+/// Tells an updated solve that gets on from one that f32 leads astray, batch by batch.
+struct Watch {
+    /// Of A, the largest row sum; 0 where nobody knows.
+    norm: f64,
+    /// The energy of x, x.Ax / 2 - b.x, which conjugate gradients make smaller with every step.
+    energy: f64,
+    /// Energy, residual and batch when progress was last seen.
+    mark: (f64, f64, usize),
+    batches: usize,
+}
+
+impl Watch {
+    /// Part of the energy by which it may rise: rounding.
+    const RISE: f64 = 1e-6;
+    /// Part of the energy that is progress, while residuals may well grow.
+    const FALL: f64 = 1e-3;
+    /// Batches without progress that are never too many; beyond them half of all are.
+    const IDLE: usize = 40;
+    /// The same where the residual is what the rounding of x in f64 leaves.
+    const IDLE_AT_FLOOR: usize = 3;
+
+    fn new(norm: Option<f64>) -> Watch {
+        Watch {
+            norm: norm.unwrap_or(0.0),
+            energy: 0.0,
+            mark: (0.0, 1.0, 0),
+            batches: 0,
+        }
+    }
+
+    /// Whether to go on after a batch that led to an x with this residual.
+    fn goes_on(&mut self, x: &[f64], b: &[f64], r: &[f64], relative: f64) -> bool {
+        let energy = -0.5 * (vector::dot(x, b) + vector::dot(x, r));
+        let rises = energy > self.energy + Self::RISE * self.energy.abs();
+        self.batches += 1;
+        self.energy = self.energy.min(energy);
+        let (marked, best, at) = self.mark;
+        if relative < 0.5 * best || energy < marked - Self::FALL * marked.abs() {
+            self.mark = (energy.min(marked), relative.min(best), self.batches);
+        }
+        // x to half an ulp, which shows in the residual as that much of A x.
+        let at_floor = vector::norm(r) <= f64::EPSILON * self.norm * vector::norm(x);
+        let patience = if at_floor {
+            Self::IDLE_AT_FLOOR
+        } else {
+            Self::IDLE.max(self.batches / 2)
+        };
+        relative.is_finite() && !rises && self.batches - at <= patience
+    }
+}
+
+/// Iterations of an updated solve before its first update.
+const FIRST_BATCH: usize = 8;
+
+/// What the residual may fall by from one update to the next: what rounding adds in between is relative to its larger values.
+const FALL: f64 = 0.05;
+
+/// How many iterations the next batch has, the last one having multiplied the residual by `factor`. Even, and at most twice as many.
+fn next_batch(batch: usize, factor: f64, most: usize) -> usize {
+    let expected = if factor < 1.0 {
+        batch as f64 * FALL.ln() / factor.ln()
+    } else {
+        f64::INFINITY
+    };
+    let pairs = (expected.min(2.0 * batch as f64) / 2.0) as usize;
+    (2 * pairs).clamp(FIRST_BATCH.min(most), most)
+}
+
+/// One system from x = 0, as [`drive`] but with x summed up in f64: after every batch what the device has found is added to x, on the device
+/// zeros take its place, and the residual in f64 takes that of b. The directions go on, so that no iteration is lost, and rounding is
+/// relative to what a batch adds and no longer to x (reliable updates: Sleijpen and van der Vorst 1996, Clark et al. 2010).
+/// Also says how many times x was updated.
+async fn drive_updated(machine: &mut Machine<'_>, b: &[f64], goal: Goal) -> Result<(Progressing, usize)> {
+    // Half of what is allowed is for the difference between the device's residual and this one.
+    let tighter = Goal {
+        rtol: 0.5 * goal.rtol,
+        ..goal
+    };
+    machine.begin(b, None, tighter)?;
+    let (mut x, mut r) = (vec![0.0; b.len()], vec![0.0; b.len()]);
+    let most = machine.bound.replace_every();
+    let (mut batch, mut before) = (FIRST_BATCH.min(most), 1.0);
+    let mut watch = Watch::new(machine.operator.norm_inf());
+    loop {
+        let (ledger, step) = (machine.batch(watch.batches == 0, batch)?, machine.solutions()?);
+        let (ledger, step) = (ledger.ready().await?, step.ready().await?);
+        machine.take_ledger(&bytemuck::pod_collect_to_vec::<u8, u32>(&ledger));
+        let ended = machine.ended();
+        let s = &mut machine.systems[0];
+        for (x, &step) in x.iter_mut().zip(&bytemuck::pod_collect_to_vec::<u8, f32>(&step)) {
+            *x += ldexp(f64::from(step), -s.exponent);
+        }
+        residual(machine.operator, b, &x, &mut r);
+        let relative = vector::norm(&r) / s.b_norm;
+        if relative <= s.relative_residual {
+            s.x.copy_from_slice(&x);
+            s.relative_residual = relative;
+        }
+        let goes_on = watch.goes_on(&x, b, &r, relative);
+        if relative <= goal.rtol {
+            s.state.status = CgStatus::Converged;
+        } else if !ended && !goes_on {
+            s.state.status = CgStatus::Stagnation;
+        }
+        if ended || s.state.status.ended() {
+            let updates = watch.batches;
+            return Ok((machine.results().remove(0), updates));
+        }
+        batch = next_batch(batch, relative / before, most);
+        before = relative;
+        let exponent = s.exponent;
+        let zeros = vec![0.0f32; b.len()];
+        let residual = narrowed(&r, exponent);
+        machine.gpu.write(&machine.b, 0, bytemuck::cast_slice(&residual))?;
+        machine.gpu.write(&machine.x, 0, bytemuck::cast_slice(&zeros))?;
+    }
 }
 
 async fn unrefined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Result<Vec<Solution>> {
@@ -453,9 +574,14 @@ async fn refined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, syst
         let x0 = system.x0.map(|x0| &x0[range]);
         // Each with the number of corrections before it.
         let mut rounds: Vec<(usize, Progressing)> = Vec::new();
-        let mut corrections = 0;
+        let (mut corrections, mut updates) = (0, 0);
         let mut used = 0;
         let mut broken = None;
+        // Of b, as far as the inner solves tell.
+        let mut remaining = match (vector::norm(b), x0) {
+            (b_norm, Some(x0)) if b_norm > 0.0 => machine.residual(b, x0) / b_norm,
+            _ => 1.0,
+        };
         let inner = async |r: &[f64]| {
             loop {
                 if broken.is_some() || used >= limit {
@@ -466,13 +592,25 @@ async fn refined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, syst
                     rtol: INNER_RTOL.max(0.1 * options.rtol),
                     max_iterations: limit - used,
                     second_tries: 0,
-                    // The next correction starts from a better residual than the device has.
-                    patience: Some(0),
+                    patience: None,
                 };
                 let lifts = beyond.is_some();
-                let mut found = drive(beyond.as_mut().unwrap_or(&mut machine), r, None, goal)
-                    .await?
-                    .remove(0);
+                let mut found = match &mut beyond {
+                    None => {
+                        let rtol = (0.9 * options.rtol / remaining).clamp(SMALLEST_RTOL, 0.5);
+                        let (found, more) = drive_updated(&mut machine, r, Goal { rtol, ..goal }).await?;
+                        updates += more;
+                        found
+                    }
+                    // What it solves is not quite the system, and no residual of that would become small.
+                    Some(lifted) => {
+                        updates += 1;
+                        // The next correction starts from a better residual than the device has.
+                        let patience = Some(0);
+                        drive(lifted, r, None, Goal { patience, ..goal }).await?.remove(0)
+                    }
+                };
+                remaining *= found.relative_residual;
                 used += found.iterations();
                 let broke = match found.outcome() {
                     Outcome::Breakdown { kind, .. } if kind != Breakdown::Stagnation => Some(kind),
@@ -522,7 +660,7 @@ async fn refined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, syst
             betas: &betas,
             preconditioner: system.preconditioner,
             unit_roundoff: f64::EPSILON / 2.0,
-            refinements: found.refinements,
+            refinements: updates,
             seconds: clock.seconds(),
             ..RunFacts::new(outcome, options.rtol, used)
         };
