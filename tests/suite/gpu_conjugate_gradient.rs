@@ -11,6 +11,7 @@ use macheps::solve::conjugate_gradient::{
     BoundConjugateGradient, CgOptions, CgStatus, CgViews, ConjugateGradient, Form, LinearSystem, conjugate_gradient,
     conjugate_gradient_async, conjugate_gradient_many,
 };
+use macheps::solve::refinement::{Correction, RefinementOptions, refine};
 use macheps::solve::{
     Boundary, Breakdown, CsrOperator, GridStencil, GridStencilOptions, Identity, IncompleteCholesky,
     JacobiPreconditioner, LinearOperator, Outcome, Preconditioner, PreconditionerCall, PreconditionerForm, Record,
@@ -296,7 +297,7 @@ fn ends_that_are_no_convergence() {
 }
 
 /// A channel that is held at one end only: smooth solutions 10^5 times as large as b, whose rounding to f32 leaves next to nothing of
-/// the residual. Updated in f64 the same directions reach 1e-10, in not many more iterations than f64 takes.
+/// the residual. Updated in f64 the same directions reach 1e-10, in fewer iterations than corrections that each begin anew.
 #[test]
 fn refinement_goes_on_with_its_directions() {
     let mut shape = GridStencilOptions::plane(300, 8);
@@ -307,34 +308,36 @@ fn refinement_goes_on_with_its_directions() {
     let b = right_hand_side(grid.size(), 77);
     let system = LinearSystem::new(&grid, &b).with_preconditioner(&jacobi);
     let rtol = 1e-10;
-    let host = solve(&Context::cpu(), &system, &options(Form::Auto, rtol)).report;
-    assert!(host.converged());
     for adapter in adapters::all("gpu_conjugate_gradient::refinement_goes_on_with_its_directions") {
+        let mut inner = |r: &[f64]| {
+            let system = LinearSystem { b: r, ..system };
+            let solved = conjugate_gradient(&adapter.context, &system, &options(Form::Auto, 1e-5))?;
+            Ok(Correction::new(solved.x, solved.report.iterations))
+        };
+        let anew = refine(&grid, &b, None, &RefinementOptions::new(rtol), &mut inner).expect("solves");
+        assert_eq!(anew.outcome, Outcome::Converged, "{}", adapter.name);
+        assert!(anew.refinements > 1, "{}: f32 is enough", adapter.name);
         for form in FORMS {
-            let plain = solve(&adapter.context, &system, &options(form, 1e-6)).report;
-            assert!(!plain.converged(), "{}: f32 is enough", adapter.name);
             let mut refined = options(form, rtol);
             refined.refine = true;
             let got = solve(&adapter.context, &system, &refined);
-            println!(
-                "{} {form:?}: {} iterations, {} in f64, {} updates",
-                adapter.name, got.report.iterations, host.iterations, got.report.refinements
-            );
+            let (have, most) = (got.report.iterations, 3 * anew.iterations / 4);
+            println!("{} {form:?}: {have} iterations, anew {}", adapter.name, anew.iterations);
             assert!(got.report.converged(), "{}: {:?}", adapter.name, got.report.outcome);
             let mut product = vec![0.0; b.len()];
             grid.apply(&got.x, &mut product);
             let gap = b.iter().zip(&product).map(|(b, y)| (b - y) * (b - y)).sum::<f64>();
             let norm = b.iter().map(|b| b * b).sum::<f64>();
             assert!((gap / norm).sqrt() <= 1.01 * rtol, "{}", adapter.name);
+            // A single reduction loses more to rounding.
             assert!(
-                2 * got.report.iterations <= 3 * host.iterations,
-                "{} {form:?}: {} iterations, {} in f64",
+                have <= most || form == Form::SingleReduction,
+                "{}: {have} iterations, anew {}",
                 adapter.name,
-                got.report.iterations,
-                host.iterations
+                anew.iterations
             );
             // Whatever the interval: batches are made shorter where the residual falls fast.
-            refined.check_every = 4000;
+            refined.check_every = 1000;
             let again = solve(&adapter.context, &system, &refined).report;
             assert!(again.converged(), "{}: {:?}", adapter.name, again.outcome);
         }

@@ -162,7 +162,8 @@ impl CgOptions {
                 reason: "it is for preconditioners that are none or diagonal; use the standard form".into(),
             }),
             Form::Auto if !general && operator.dot_partials(gpu).is_none() => Ok(Form::SingleReduction),
-            Form::Auto if !general && !gpu.capabilities().software && operator.size() < SMALL => {
+            // It loses more to rounding, which would have to be made good for.
+            Form::Auto if !general && !self.refine && !gpu.capabilities().software && operator.size() < SMALL => {
                 Ok(Form::SingleReduction)
             }
             Form::Auto => Ok(Form::Standard),

@@ -800,3 +800,64 @@ fn first(solutions: Vec<Solution>) -> Result<Solution> {
     let none = || Error::shape("b", "one system", "none");
     solutions.into_iter().next().ok_or_else(none)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{FALL, FIRST_BATCH, Watch, next_batch};
+
+    #[test]
+    fn batches_follow_the_residual() {
+        // A tenth every ten iterations: as many as lead to FALL.
+        let next = next_batch(10, 0.1, 50);
+        assert!(next.is_multiple_of(2) && (0.1f64.powf(next as f64 / 10.0) / FALL).log10().abs() < 0.2);
+        // Slow, or growing: twice as many, up to the most.
+        assert_eq!(
+            [next_batch(8, 0.99, 50), next_batch(8, 3.0, 50), next_batch(40, 1.0, 50)],
+            [16, 16, 50]
+        );
+        // Faster than a batch could be short.
+        assert_eq!(next_batch(8, 1e-9, 50), FIRST_BATCH);
+        assert_eq!(
+            [
+                next_batch(2, 1e-9, 4),
+                next_batch(2, 0.0, 2),
+                next_batch(2, f64::NAN, 4)
+            ],
+            [4, 2, 4]
+        );
+    }
+
+    /// Of A = diag(1, 1e-4), b = (1, 1).
+    fn after(watch: &mut Watch, x: [f64; 2]) -> bool {
+        let b = [1.0, 1.0];
+        let r = [1.0 - x[0], 1.0 - 1e-4 * x[1]];
+        watch.goes_on(&x, &b, &r, (r[0] * r[0] + r[1] * r[1]).sqrt() / 2f64.sqrt())
+    }
+
+    #[test]
+    fn an_energy_that_rises_ends_a_solve() {
+        let mut watch = Watch::new(Some(1.0));
+        assert!(after(&mut watch, [0.9, 0.9]));
+        assert!(after(&mut watch, [1.0, 100.0]));
+        assert!(!after(&mut watch, [2.5, 100.0]));
+        assert!(!after(&mut Watch::new(None), [f64::NAN, 0.0]));
+    }
+
+    #[test]
+    fn no_progress_ends_a_solve() {
+        let mut watch = Watch::new(None);
+        assert_eq!(
+            (0..100).take_while(|_| after(&mut watch, [1.0, 100.0])).count(),
+            Watch::IDLE + 1
+        );
+        // Progress below what residuals show: the energy falls.
+        let mut watch = Watch::new(None);
+        assert!((1..200).all(|k| after(&mut watch, [1.0, 40.0 * f64::from(k)])));
+        // Nothing is left to be gained.
+        let mut watch = Watch::new(Some(1.0));
+        assert_eq!(
+            (0..100).take_while(|_| after(&mut watch, [1.0, 1e4])).count(),
+            Watch::IDLE_AT_FLOOR + 1
+        );
+    }
+}
