@@ -409,8 +409,9 @@ fn document(counts: &[Findings], solves: &[(String, Findings)], missing: &[Strin
          ## On devices, in f32 to {RTOL:.0e}, and refined to {REFINED_RTOL:.0e}\n\n\
          Iterations until the residual, recomputed in f64, is small enough, and in brackets relative to the f64 iteration with the same \
          preconditioner; or the residual that was reached within twice as many. Matrices of more than {LARGE} rows are solved with \
-         the preconditioner alone that takes the fewest iterations in f64. IC(0) is factored in the order that it chooses by itself. Refinement takes the preconditioner with the fewest iterations in f64: relative residual reached, \
-         corrections, iterations, and the error of x against a solution in f64.\n\n\
+         the preconditioner alone that takes the fewest iterations in f64. IC(0) is factored in the order that it chooses by itself.\n\n\
+         Refined solves (x and its residual in f64, all else in f32) take the preconditioner with the fewest iterations in f64: relative \
+         residual reached, times that x in f64 was added to, iterations, and the error of x against a solution in f64.\n\n\
          | matrix | device | jacobi | ssor | ic0 | refined | error |\n|---|---|---|---|---|---|---|\n{}\n\
          Beyond f32 without refinement: {}.\n\nBeyond {RTOL:.0e} with refinement too: {}.\n\n\
          ## Forward error bounds\n\n\
