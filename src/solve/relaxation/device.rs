@@ -79,7 +79,7 @@ fn check_counts(b: &Vectors, x: &Vectors) -> Result<()> {
 ///
 /// ```no_run
 /// # fn frame(gpu: &macheps::Gpu, a: &dyn macheps::solve::LinearOperator, b: &macheps::BufferView, x: &macheps::BufferView,
-/// #     pass: &mut macheps::wgpu::ComputePass<'_>) -> macheps::Result<()> {
+/// #     encoder: &mut macheps::wgpu::CommandEncoder) -> macheps::Result<()> {
 /// let smoother = macheps::solve::relaxation::Jacobi::new(a, 2.0 / 3.0)?.bind(gpu, b, x)?;
 /// // Each frame:
 /// smoother.record(encoder, 4);
