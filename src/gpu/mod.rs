@@ -16,6 +16,7 @@ pub use adapters::{Choice, DeviceInfo, DeviceKind, DeviceSelector};
 pub(crate) use adapters::{choose, enumerate};
 pub use capabilities::{Capabilities, recommended_limits, required_features};
 pub(crate) use dispatch::{Bind, Dispatches, pair};
+use kernel::Origin;
 pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
 pub use statistics::Statistics;
@@ -354,27 +355,23 @@ impl Gpu {
 
     /// The kernel of this source, one of the crate's own, built at its first use and shared from then on.
     pub(crate) fn kernel(&self, label: &str, source: &str, entry: &str) -> Result<Arc<Kernel>> {
-        self.shared_kernel(label, source, entry, !self.inner.edits.is_empty())
+        self.shared_kernel(label, source, entry, Origin::Crate)
     }
 
-    fn shared_kernel(&self, label: &str, source: &str, entry: &str, bounded: bool) -> Result<Arc<Kernel>> {
-        let edited;
-        let source = if self.inner.edits.is_empty() {
-            source
-        } else {
-            edited = self
-                .inner
-                .edits
-                .iter()
-                .fold(source.to_string(), |text, (from, to)| text.replace(from, to));
-            &edited
+    fn shared_kernel(&self, label: &str, source: &str, entry: &str, origin: Origin) -> Result<Arc<Kernel>> {
+        let edits = self.inner.edits.iter();
+        let edited = edits.fold(source.to_string(), |text, (from, to)| text.replace(from, to));
+        let origin = match origin {
+            Origin::Crate if edited != source => Origin::Edited,
+            origin => origin,
         };
-        let key = format!("{entry} {bounded}\n{source}");
+        let source = &edited;
+        let key = format!("{entry} {origin:?}\n{source}");
         if let Some(kernel) = lock(&self.inner.kernels).get(&key) {
             return Ok(kernel.clone());
         }
         // Built outside the lock: two threads may both build it, and the first to finish is kept.
-        let kernel = Arc::new(Kernel::build(self, label, source, entry, bounded)?);
+        let kernel = Arc::new(Kernel::build(self, label, source, entry, origin)?);
         Ok(lock(&self.inner.kernels).entry(key).or_insert(kernel).clone())
     }
 
@@ -406,7 +403,7 @@ impl Gpu {
         output: &str,
         workgroups: u32,
     ) -> Result<Readback> {
-        let kernel = self.shared_kernel("macheps run once", source, entry, true)?;
+        let kernel = self.shared_kernel("macheps run once", source, entry, Origin::Foreign)?;
         let mut buffers = Vec::new();
         for (name, bytes) in bindings {
             let usage = wgpu::BufferUsages::COPY_DST
