@@ -55,6 +55,8 @@ mod gpu_gradcheck;
 mod gpu_layer_norm;
 #[path = "suite/gpu_mixed_precision.rs"]
 mod gpu_mixed_precision;
+#[path = "suite/gpu_pagerank.rs"]
+mod gpu_pagerank;
 #[path = "suite/planted.rs"]
 mod gpu_planted;
 #[path = "suite/probe.rs"]
