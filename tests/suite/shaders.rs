@@ -269,8 +269,13 @@ fn other_shaders_translate() {
 #[test]
 fn sources_have_names_of_their_own() {
     let sources = [variants(), others()].concat();
-    let names: BTreeSet<&str> = sources.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names.len(), sources.len());
+    let mut names = BTreeSet::new();
+    let twice: Vec<&str> = sources
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .filter(|name| !names.insert(*name))
+        .collect();
+    assert!(twice.is_empty(), "more than one source is called {twice:?}");
     if let Some(folder) = std::env::var_os("MACHEPS_SHADERS_TO").map(PathBuf::from) {
         for (name, source) in &sources {
             std::fs::write(folder.join(format!("{name}.wgsl")), source).expect("the folder can be written to");

@@ -295,7 +295,9 @@ pub fn shader_variants() -> Vec<(String, String)> {
         (DType::Bf16, false),
     ];
     for (dtype, shader_f16) in storages {
-        for target in [DType::F32, dtype] {
+        let mut targets = vec![DType::F32, dtype];
+        targets.dedup();
+        for target in targets {
             for form in 0..6 {
                 let variant = Variant {
                     dtype,

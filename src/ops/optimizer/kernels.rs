@@ -271,7 +271,9 @@ pub fn shader_variants() -> Vec<(String, String)> {
         (DType::Bf16, false),
     ];
     for (dtype, shader_f16) in storages {
-        for (gradient, copy) in [(dtype, None), (dtype, Some(dtype)), (DType::F32, Some(dtype))] {
+        let mut stored = vec![(dtype, None), (dtype, Some(dtype)), (DType::F32, Some(dtype))];
+        stored.dedup();
+        for (gradient, copy) in stored {
             for quad in [false, true] {
                 let variant = Variant {
                     gradient,

@@ -257,7 +257,9 @@ pub fn shader_variants() -> Vec<(String, String)> {
         (DType::Bf16, false),
     ];
     for (x, shader_f16) in storages {
-        for y in [x, DType::F32] {
+        let mut results = vec![x, DType::F32];
+        results.dedup();
+        for y in results {
             for quad in [false, true] {
                 for (in_place, all_read_write) in [(false, false), (false, true), (true, false)] {
                     if in_place && x != y {
