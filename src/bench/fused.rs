@@ -1,7 +1,7 @@
 //! Cross-entropy with its gradient in one go, and the same by operations that know nothing of each other: log-softmax, the loss
 //! of log-probabilities with its gradient, and the gradient of log-softmax. Their times in one run are what fusing is worth.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::{Context, CrossCheck};
 use crate::element::DType;
 use crate::error::Result;
@@ -160,15 +160,17 @@ impl Workload for FusedLoss {
         (self.shape.iter().product::<usize>() * 8 + self.rows() * 4 + 4) as u64
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        let (x, labels) = (self.logits(), self.labels());
-        let input = CrossEntropyInput::new(&x, &self.shape, &labels);
-        let checked = context.clone().with_cross_check(CrossCheck::Sampled);
-        let options = CrossEntropyOptions::default();
-        crate::ops::cross_entropy::cross_entropy_with_gradient(&checked, &input, None, &options)?;
-        match context.gpu() {
-            Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.on_gpu(gpu)?)),
-            None => Ok(Prepared::Cpu(self.on_cpu())),
-        }
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            let (x, labels) = (self.logits(), self.labels());
+            let input = CrossEntropyInput::new(&x, &self.shape, &labels);
+            let checked = context.clone().with_cross_check(CrossCheck::Sampled);
+            let options = CrossEntropyOptions::default();
+            crate::ops::cross_entropy::cross_entropy_with_gradient_async(&checked, &input, None, &options).await?;
+            match context.gpu() {
+                Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.on_gpu(gpu)?)),
+                None => Ok(Prepared::Cpu(self.on_cpu())),
+            }
+        })
     }
 }

@@ -1,7 +1,9 @@
 //! Solves that `bench` times.
 
 use super::reference::{self, Control};
-use super::{BoundConjugateGradient, CgOptions, CgViews, ConjugateGradient, Form, LinearSystem, conjugate_gradient};
+use super::{
+    BoundConjugateGradient, CgOptions, CgViews, ConjugateGradient, Form, LinearSystem, conjugate_gradient_async,
+};
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
@@ -112,7 +114,7 @@ impl Case {
     ///
     /// # Errors
     /// [`Error::Mismatch`] unless it converges.
-    pub(crate) fn check(&self, context: &Context) -> Result<()> {
+    pub(crate) async fn check(&self, context: &Context) -> Result<()> {
         let small = Case { side: 64, ..*self };
         let made = small.make()?;
         let system =
@@ -121,7 +123,7 @@ impl Case {
             check_every: 50,
             ..small.options(1e-4)
         };
-        let report = conjugate_gradient(context, &system, &options)?.report;
+        let report = conjugate_gradient_async(context, &system, &options).await?.report;
         if report.converged() {
             return Ok(());
         }
