@@ -59,6 +59,11 @@ pub(crate) fn empty(client: &Client, device: &CubeDevice, shape: Shape, dtype: B
     CubeTensor::new_contiguous(client.clone(), device.clone(), shape, handle, dtype)
 }
 
+/// A tensor of the shape and type of another one whose elements are still to be written.
+pub(crate) fn like(tensor: &CubeTensor) -> CubeTensor {
+    empty(&tensor.client, &tensor.device, tensor.meta.shape().clone(), tensor.dtype)
+}
+
 /// Records into an encoder and submits it.
 pub(crate) fn submit(gpu: &Gpu, record: impl FnOnce(&mut wgpu::CommandEncoder)) {
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
