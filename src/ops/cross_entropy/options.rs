@@ -90,8 +90,11 @@ impl Default for CrossEntropyOptions {
 }
 
 impl CrossEntropyOptions {
-    /// Refuses values outside their domains, and z_loss for a loss whose input is normalised already.
-    pub(crate) fn check(&self, kind: LossKind) -> Result<()> {
+    /// Refuses values outside their domains, and what a loss whose input is normalised already does not have.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    pub fn check(&self, kind: LossKind) -> Result<()> {
         let wrong = |name, expected, got: f32| Error::Option {
             name,
             expected,

@@ -68,8 +68,11 @@ impl Default for SoftmaxOptions {
 }
 
 impl SoftmaxOptions {
-    /// Checks the options against a shape and resolves the axis.
-    pub(crate) fn check(&self, shape: &[usize]) -> Result<usize> {
+    /// Checks the options against a shape and resolves the axis: what `bind` does, for hosts that want to know earlier.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a scale that is not finite, [`Error::Shape`] for an axis or a causal mask that does not fit.
+    pub fn check(&self, shape: &[usize]) -> Result<usize> {
         if !self.scale.is_finite() {
             return Err(Error::Option {
                 name: "scale",

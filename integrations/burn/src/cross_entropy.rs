@@ -1,0 +1,186 @@
+//! Cross-entropy, its gradient fused with it.
+
+use crate::{MachepsOps, device, place};
+use burn::backend::Dispatch;
+use burn::tensor::{DType as BurnDType, Int, IntDType, Tensor};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use macheps::ops::cross_entropy::TargetView;
+use macheps::{CrossEntropy, CrossEntropyOptions, CrossEntropyViews, DType, Error, LossKind, LossReduction, Result};
+
+/// Cross-entropy of logits `[rows, classes]` against one class label a row: f32, one value, or one a row without reduction.
+///
+/// In training, forward computes loss and gradient together; what the graph keeps is that gradient, and the backward pass multiplies it
+/// by the gradient with respect to the loss, in place. Of 16-bit logits it keeps the logits and computes the gradient in the backward pass, so
+/// that a scaled loss lifts it before it is rounded.
+///
+/// Definition, error bounds and what becomes of infinities and NaN: [`macheps::ops::cross_entropy`]. A label that is neither a class nor
+/// [`CrossEntropyOptions::ignore_index`] makes its row's loss and gradient NaN.
+///
+/// # Errors
+/// [`Error::Shape`] for shapes that do not fit, [`Error::Option`] for options outside their domains, [`Error::Unsupported`] for a device
+/// that was not [attached](crate::attach) and tensors that are not f32, f16 or bf16.
+pub fn cross_entropy(
+    logits: Tensor<2>,
+    labels: Tensor<1, Int>,
+    options: &CrossEntropyOptions,
+) -> Result<Tensor<1>> {
+    over_classes(logits, labels, None, options)
+}
+
+/// [`cross_entropy`] with a weight for each class, f32, which is not differentiated.
+///
+/// # Errors
+/// Those of [`cross_entropy`].
+pub fn cross_entropy_weighted(
+    logits: Tensor<2>,
+    labels: Tensor<1, Int>,
+    weight: Tensor<1>,
+    options: &CrossEntropyOptions,
+) -> Result<Tensor<1>> {
+    over_classes(logits, labels, Some(weight), options)
+}
+
+fn over_classes(
+    logits: Tensor<2>,
+    labels: Tensor<1, Int>,
+    weight: Option<Tensor<1>>,
+    options: &CrossEntropyOptions,
+) -> Result<Tensor<1>> {
+    device::of(&logits.device())?;
+    place::dtype("logits", logits.dtype())?;
+    options.check(LossKind::CrossEntropy)?;
+    let [rows, classes] = logits.dims();
+    let shape = |what: &str, expected: usize, got: usize| Error::Shape {
+        what: what.into(),
+        expected: format!("[{expected}]"),
+        got: format!("[{got}]"),
+    };
+    if labels.dims() != [rows] {
+        return Err(shape("shape of labels", rows, labels.dims()[0]));
+    }
+    if classes == 0 {
+        return Err(Error::Shape {
+            what: "shape of logits".into(),
+            expected: "at least one class".into(),
+            got: format!("{:?}", logits.dims()),
+        });
+    }
+    if let Some(weight) = &weight {
+        if weight.dims() != [classes] {
+            return Err(shape("shape of weight", classes, weight.dims()[0]));
+        }
+        if weight.dtype() != BurnDType::F32 {
+            return Err(Error::Unsupported {
+                what: format!("a weight of type {:?}", weight.dtype()),
+                reason: "it has to be f32".into(),
+            });
+        }
+    }
+    let labels = match labels.dtype() {
+        BurnDType::I32 => labels,
+        _ => labels.cast(IntDType::I32),
+    };
+    let loss = <Dispatch as MachepsOps>::macheps_cross_entropy(
+        logits.into_dispatch(),
+        labels.into_dispatch(),
+        weight.map(Tensor::into_dispatch),
+        *options,
+    );
+    Ok(Tensor::from_dispatch(loss))
+}
+
+pub(crate) fn loss(
+    x: CubeTensor,
+    labels: CubeTensor,
+    weight: Option<CubeTensor>,
+    options: CrossEntropyOptions,
+) -> Result<CubeTensor> {
+    let loss = losses(&x, &options);
+    run(x, labels, weight, options, Outputs { loss: Some(&loss), ..Outputs::default() })?;
+    Ok(loss)
+}
+
+pub(crate) fn loss_and_gradient(
+    x: CubeTensor,
+    labels: CubeTensor,
+    weight: Option<CubeTensor>,
+    options: CrossEntropyOptions,
+) -> Result<(CubeTensor, CubeTensor)> {
+    let (loss, gradient) = (losses(&x, &options), place::like(&x));
+    let outputs = Outputs {
+        loss: Some(&loss),
+        gradient: Some(&gradient),
+        upstream: None,
+    };
+    run(x, labels, weight, options, outputs)?;
+    Ok((loss, gradient))
+}
+
+pub(crate) fn gradient(
+    x: CubeTensor,
+    labels: CubeTensor,
+    weight: Option<CubeTensor>,
+    upstream: CubeTensor,
+    options: CrossEntropyOptions,
+) -> Result<CubeTensor> {
+    let gradient = place::like(&x);
+    let outputs = Outputs {
+        loss: None,
+        gradient: Some(&gradient),
+        upstream: Some(&upstream),
+    };
+    run(x, labels, weight, options, outputs)?;
+    Ok(gradient)
+}
+
+/// The losses of these logits, still to be written.
+fn losses(x: &CubeTensor, options: &CrossEntropyOptions) -> CubeTensor {
+    let count = match options.reduction {
+        LossReduction::None => x.meta.shape()[0],
+        LossReduction::Mean | LossReduction::Sum => 1,
+    };
+    place::empty(&x.client, &x.device, [count].into(), BurnDType::F32)
+}
+
+/// What is wanted, and what the gradient is to be multiplied by.
+#[derive(Default)]
+struct Outputs<'a> {
+    loss: Option<&'a CubeTensor>,
+    gradient: Option<&'a CubeTensor>,
+    upstream: Option<&'a CubeTensor>,
+}
+
+fn run(
+    x: CubeTensor,
+    labels: CubeTensor,
+    weight: Option<CubeTensor>,
+    options: CrossEntropyOptions,
+    outputs: Outputs<'_>,
+) -> Result<()> {
+    let gpu = device::of_cube(&x.device)?;
+    let dtype = place::dtype("logits", x.dtype)?;
+    let (x, labels) = (place::readable(x), into_contiguous(labels));
+    let (x_view, _x) = place::view(&x, dtype)?;
+    // Of the same size as a label.
+    let (labels_view, _labels) = place::view(&labels, DType::F32)?;
+    let target = TargetView::Labels {
+        buffer: labels_view.buffer().clone(),
+        offset: labels_view.offset() as u64 * 4,
+    };
+    let mut views = CrossEntropyViews::new(x_view, target);
+    let mut held = Vec::new();
+    let mut place = |tensor: Option<&CubeTensor>, dtype| -> Result<_> {
+        let Some(tensor) = tensor else { return Ok(None) };
+        let (view, resource) = place::view(tensor, dtype)?;
+        held.push(resource);
+        Ok(Some(view))
+    };
+    views.weight = place(weight.as_ref(), DType::F32)?;
+    views.loss = place(outputs.loss, DType::F32)?;
+    views.upstream = place(outputs.upstream, DType::F32)?;
+    views.grad = place(outputs.gradient, dtype)?;
+    let bound = CrossEntropy::new(&gpu, LossKind::CrossEntropy, dtype, options)?.bind(&views)?;
+    place::submit(&gpu, |encoder| bound.record(encoder));
+    Ok(())
+}

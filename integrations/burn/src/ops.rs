@@ -1,0 +1,236 @@
+//! The operations as Burn's dispatch sees them, and how they differentiate.
+
+use crate::{SparseMatrix, cross_entropy, softmax, sparse};
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::tensor::Shape;
+use burn_cubecl::CubeBackend;
+use macheps::{CrossEntropyOptions, Error, LossReduction, Result, SoftmaxKind, SoftmaxOptions};
+
+/// What is differentiable. The functions of this crate call these on Burn's `Dispatch`; they check what they are given, these do not.
+#[backend_extension(Cube, Autodiff)]
+pub trait MachepsOps: Backend {
+    /// Softmax or log-softmax.
+    fn macheps_softmax(x: FloatTensor<Self>, kind: SoftmaxKind, options: SoftmaxOptions) -> FloatTensor<Self>;
+
+    /// Cross-entropy: f32, one value a row or one in all.
+    fn macheps_cross_entropy(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        options: CrossEntropyOptions,
+    ) -> FloatTensor<Self>;
+
+    /// A sparse matrix times columns.
+    fn macheps_spmm(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self>;
+}
+
+/// What the backward passes are made of.
+#[backend_extension(Cube)]
+pub trait MachepsGradients: MachepsOps {
+    /// The gradient of softmax or log-softmax with respect to its input.
+    fn macheps_softmax_gradient(
+        x: FloatTensor<Self>,
+        upstream: FloatTensor<Self>,
+        kind: SoftmaxKind,
+        options: SoftmaxOptions,
+    ) -> FloatTensor<Self>;
+
+    /// Cross-entropy and the gradient of its sum with respect to the logits, in one go.
+    fn macheps_cross_entropy_fused(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        options: CrossEntropyOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+
+    /// The gradient of cross-entropy with respect to the logits.
+    fn macheps_cross_entropy_gradient(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        upstream: FloatTensor<Self>,
+        options: CrossEntropyOptions,
+    ) -> FloatTensor<Self>;
+
+    /// The transpose of a sparse matrix times columns.
+    fn macheps_spmm_transposed(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self>;
+}
+
+/// Burn's operations return tensors and nothing else.
+fn done<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error: Error| panic!("macheps: {error}"))
+}
+
+impl MachepsOps for CubeBackend {
+    fn macheps_softmax(x: FloatTensor<Self>, kind: SoftmaxKind, options: SoftmaxOptions) -> FloatTensor<Self> {
+        done(softmax::forward(x, kind, options))
+    }
+
+    fn macheps_cross_entropy(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        options: CrossEntropyOptions,
+    ) -> FloatTensor<Self> {
+        done(cross_entropy::loss(x, labels, weight, options))
+    }
+
+    fn macheps_spmm(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self> {
+        done(sparse::product(&matrix.product, x))
+    }
+}
+
+impl MachepsGradients for CubeBackend {
+    fn macheps_softmax_gradient(
+        x: FloatTensor<Self>,
+        upstream: FloatTensor<Self>,
+        kind: SoftmaxKind,
+        options: SoftmaxOptions,
+    ) -> FloatTensor<Self> {
+        done(softmax::backward(x, upstream, kind, options))
+    }
+
+    fn macheps_cross_entropy_fused(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        options: CrossEntropyOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        done(cross_entropy::loss_and_gradient(x, labels, weight, options))
+    }
+
+    fn macheps_cross_entropy_gradient(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        upstream: FloatTensor<Self>,
+        options: CrossEntropyOptions,
+    ) -> FloatTensor<Self> {
+        done(cross_entropy::gradient(x, labels, weight, upstream, options))
+    }
+
+    fn macheps_spmm_transposed(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self> {
+        done(sparse::product(&matrix.transpose, x))
+    }
+}
+
+impl<B: MachepsGradients, C: CheckpointStrategy> MachepsOps for Autodiff<B, C> {
+    fn macheps_softmax(x: FloatTensor<Self>, kind: SoftmaxKind, options: SoftmaxOptions) -> FloatTensor<Self> {
+        match SoftmaxStep.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                let x = x.into_primitive();
+                let y = B::macheps_softmax(x.clone(), kind, options);
+                step.finish((x, kind, options), y)
+            }
+            OpsKind::UnTracked(step) => step.finish(B::macheps_softmax(x.into_primitive(), kind, options)),
+        }
+    }
+
+    fn macheps_cross_entropy(
+        x: FloatTensor<Self>,
+        labels: IntTensor<Self>,
+        weight: Option<FloatTensor<Self>>,
+        options: CrossEntropyOptions,
+    ) -> FloatTensor<Self> {
+        let weight = weight.map(|weight| weight.into_primitive());
+        match CrossEntropyStep.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                let x = x.into_primitive();
+                // In 16 bits the gradient of a mean may underflow before a scaled loss lifts it.
+                if x.dtype().size() < 4 {
+                    let loss = B::macheps_cross_entropy(x.clone(), labels.clone(), weight.clone(), options);
+                    return step.finish(CrossEntropyState::Inputs(x, labels, weight, options), loss);
+                }
+                let (loss, gradient) = B::macheps_cross_entropy_fused(x, labels, weight, options);
+                step.finish(CrossEntropyState::Gradient(gradient, options.reduction), loss)
+            }
+            OpsKind::UnTracked(step) => step.finish(B::macheps_cross_entropy(
+                x.into_primitive(),
+                labels,
+                weight,
+                options,
+            )),
+        }
+    }
+
+    fn macheps_spmm(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self> {
+        match SpmmStep.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                let y = B::macheps_spmm(x.into_primitive(), matrix.clone());
+                step.finish(matrix, y)
+            }
+            OpsKind::UnTracked(step) => step.finish(B::macheps_spmm(x.into_primitive(), matrix)),
+        }
+    }
+}
+
+/// From the input: nothing else is kept.
+#[derive(Debug)]
+struct SoftmaxStep;
+
+impl<B: MachepsGradients> Backward<B, 1> for SoftmaxStep {
+    type State = (FloatTensor<B>, SoftmaxKind, SoftmaxOptions);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (x, kind, options) = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
+            B::macheps_softmax_gradient(x, upstream, kind, options)
+        });
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropyStep;
+
+/// What a backward pass begins with.
+#[derive(Clone, Debug)]
+enum CrossEntropyState<B: Backend> {
+    /// The gradient of the sum of the losses.
+    Gradient(FloatTensor<B>, LossReduction),
+    /// What was given.
+    Inputs(
+        FloatTensor<B>,
+        IntTensor<B>,
+        Option<FloatTensor<B>>,
+        CrossEntropyOptions,
+    ),
+}
+
+impl<B: MachepsGradients> Backward<B, 1> for CrossEntropyStep {
+    type State = CrossEntropyState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let state = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |upstream| match state {
+            CrossEntropyState::Gradient(gradient, reduction) => {
+                let rows = match reduction {
+                    LossReduction::None => gradient.shape()[0],
+                    LossReduction::Mean | LossReduction::Sum => 1,
+                };
+                // In the gradient's own memory, which nobody else holds.
+                B::float_mul(gradient, B::float_reshape(upstream, Shape::new([rows, 1])))
+            }
+            CrossEntropyState::Inputs(x, labels, weight, options) => {
+                B::macheps_cross_entropy_gradient(x, labels, weight, upstream, options)
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct SpmmStep;
+
+impl<B: MachepsGradients> Backward<B, 1> for SpmmStep {
+    type State = SparseMatrix;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let matrix = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
+            B::macheps_spmm_transposed(upstream, matrix)
+        });
+    }
+}
