@@ -2,7 +2,7 @@
 
 use crate::{MachepsOps, device, place};
 use burn::backend::Dispatch;
-use burn::tensor::{DType as BurnDType, Int, IntDType, Tensor};
+use burn::tensor::{DType as BurnDType, Int, IntDType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use macheps::ops::cross_entropy::TargetView;
@@ -20,11 +20,7 @@ use macheps::{CrossEntropy, CrossEntropyOptions, CrossEntropyViews, DType, Error
 /// # Errors
 /// [`Error::Shape`] for shapes that do not fit, [`Error::Option`] for options outside their domains, [`Error::Unsupported`] for a device
 /// that was not [attached](crate::attach) and tensors that are not f32, f16 or bf16.
-pub fn cross_entropy(
-    logits: Tensor<2>,
-    labels: Tensor<1, Int>,
-    options: &CrossEntropyOptions,
-) -> Result<Tensor<1>> {
+pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, options: &CrossEntropyOptions) -> Result<Tensor<1>> {
     over_classes(logits, labels, None, options)
 }
 
@@ -97,7 +93,16 @@ pub(crate) fn loss(
     options: CrossEntropyOptions,
 ) -> Result<CubeTensor> {
     let loss = losses(&x, &options);
-    run(x, labels, weight, options, Outputs { loss: Some(&loss), ..Outputs::default() })?;
+    run(
+        x,
+        labels,
+        weight,
+        options,
+        Outputs {
+            loss: Some(&loss),
+            ..Outputs::default()
+        },
+    )?;
     Ok(loss)
 }
 
@@ -134,13 +139,18 @@ pub(crate) fn gradient(
     Ok(gradient)
 }
 
+/// The shape of the losses of logits of this shape.
+pub(crate) fn shape_of_losses(logits: &Shape, options: &CrossEntropyOptions) -> Shape {
+    match options.reduction {
+        LossReduction::None => [logits[0]].into(),
+        LossReduction::Mean | LossReduction::Sum => [1].into(),
+    }
+}
+
 /// The losses of these logits, still to be written.
 fn losses(x: &CubeTensor, options: &CrossEntropyOptions) -> CubeTensor {
-    let count = match options.reduction {
-        LossReduction::None => x.meta.shape()[0],
-        LossReduction::Mean | LossReduction::Sum => 1,
-    };
-    place::empty(&x.client, &x.device, [count].into(), BurnDType::F32)
+    let shape = shape_of_losses(x.meta.shape(), options);
+    place::empty(&x.client, &x.device, shape, BurnDType::F32)
 }
 
 /// What is wanted, and what the gradient is to be multiplied by.

@@ -4,19 +4,25 @@ use crate::{SparseMatrix, cross_entropy, softmax, sparse};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+#[cfg(feature = "fusion")]
+use burn::tensor::DType;
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use macheps::{CrossEntropyOptions, Error, LossReduction, Result, SoftmaxKind, SoftmaxOptions};
 
 /// What is differentiable. The functions of this crate call these on Burn's `Dispatch`; they check what they are given, these do not.
-#[backend_extension(Cube, Autodiff)]
+#[backend_extension(Cube, Autodiff, Fusion: cfg(feature = "fusion"))]
 pub trait MachepsOps: Backend {
     /// Softmax or log-softmax.
+    #[fusion(dtype = x, shape = x)]
     fn macheps_softmax(x: FloatTensor<Self>, kind: SoftmaxKind, options: SoftmaxOptions) -> FloatTensor<Self>;
 
     /// Cross-entropy: f32, one value a row or one in all.
+    #[fusion(dtype = DType::F32, shape = cross_entropy::shape_of_losses(x, options))]
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
@@ -25,13 +31,15 @@ pub trait MachepsOps: Backend {
     ) -> FloatTensor<Self>;
 
     /// A sparse matrix times columns.
+    #[fusion(dtype = x, shape = sparse::shape_of_product(&matrix.product, x))]
     fn macheps_spmm(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self>;
 }
 
 /// What the backward passes are made of.
-#[backend_extension(Cube)]
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub trait MachepsGradients: MachepsOps {
     /// The gradient of softmax or log-softmax with respect to its input.
+    #[fusion(dtype = x, shape = x)]
     fn macheps_softmax_gradient(
         x: FloatTensor<Self>,
         upstream: FloatTensor<Self>,
@@ -40,6 +48,9 @@ pub trait MachepsGradients: MachepsOps {
     ) -> FloatTensor<Self>;
 
     /// Cross-entropy and the gradient of its sum with respect to the logits, in one go.
+    #[fusion(meta = |x, _labels, _weight, options| {
+        (TensorSpec::new(cross_entropy::shape_of_losses(&x.shape, options), DType::F32), x.clone())
+    })]
     fn macheps_cross_entropy_fused(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
@@ -48,6 +59,7 @@ pub trait MachepsGradients: MachepsOps {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// The gradient of cross-entropy with respect to the logits.
+    #[fusion(dtype = x, shape = x)]
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
@@ -57,6 +69,7 @@ pub trait MachepsGradients: MachepsOps {
     ) -> FloatTensor<Self>;
 
     /// The transpose of a sparse matrix times columns.
+    #[fusion(dtype = x, shape = sparse::shape_of_product(&matrix.transpose, x))]
     fn macheps_spmm_transposed(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self>;
 }
 
@@ -148,12 +161,9 @@ impl<B: MachepsGradients, C: CheckpointStrategy> MachepsOps for Autodiff<B, C> {
                 let (loss, gradient) = B::macheps_cross_entropy_fused(x, labels, weight, options);
                 step.finish(CrossEntropyState::Gradient(gradient, options.reduction), loss)
             }
-            OpsKind::UnTracked(step) => step.finish(B::macheps_cross_entropy(
-                x.into_primitive(),
-                labels,
-                weight,
-                options,
-            )),
+            OpsKind::UnTracked(step) => {
+                step.finish(B::macheps_cross_entropy(x.into_primitive(), labels, weight, options))
+            }
         }
     }
 

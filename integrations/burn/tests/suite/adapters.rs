@@ -21,7 +21,9 @@ pub struct Adapter {
 
 fn open(instance: &wgpu::Instance, adapter: wgpu::Adapter) -> Adapter {
     let name = adapter.get_info().name;
-    let short = ["llvmpipe", "swiftshader"].into_iter().find(|short| name.to_lowercase().contains(short));
+    let short = ["llvmpipe", "swiftshader"]
+        .into_iter()
+        .find(|short| name.to_lowercase().contains(short));
     let name = short.map_or(name, String::from);
     // CubeCL asks the adapter, not the device, what it may use.
     let refused = wgpu::Features::MAPPABLE_PRIMARY_BUFFERS | wgpu::Features::all_experimental_mask();
@@ -38,7 +40,10 @@ fn open(instance: &wgpu::Instance, adapter: wgpu::Adapter) -> Adapter {
         device,
         queue,
     };
-    let device = Device::wgpu_options().setup(setup.clone()).init().expect("Burn takes the device");
+    let device = Device::wgpu_options()
+        .setup(setup.clone())
+        .init()
+        .expect("Burn takes the device");
     let gpu = macheps_burn::attach(&device, &setup).expect("they belong together");
     assert_eq!(gpu.device(), &setup.device);
     Adapter { name, device, gpu }
@@ -56,7 +61,10 @@ pub fn all(test: &str) -> &'static [Adapter] {
         let found: Vec<_> = found.into_iter().map(|adapter| open(&instance, adapter)).collect();
         let required = std::env::var("REQUIRE_ADAPTERS").unwrap_or_default();
         for want in required.split(',').filter(|s| !s.is_empty() && *s != "gl") {
-            assert!(found.iter().any(|a| a.name == want), "REQUIRE_ADAPTERS names {want}, which is not here");
+            assert!(
+                found.iter().any(|a| a.name == want),
+                "REQUIRE_ADAPTERS names {want}, which is not here"
+            );
         }
         found
     });
@@ -91,7 +99,11 @@ pub fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
 }
 
 /// The gradient with respect to x of the sum of `weights * f(x)`.
-pub fn gradient<const D: usize>(x: &Tensor<D>, weights: &Tensor<D>, f: impl FnOnce(Tensor<D>) -> Tensor<D>) -> Vec<f32> {
+pub fn gradient<const D: usize>(
+    x: &Tensor<D>,
+    weights: &Tensor<D>,
+    f: impl FnOnce(Tensor<D>) -> Tensor<D>,
+) -> Vec<f32> {
     let x = Tensor::from_inner(x.clone()).require_grad();
     let total = (f(x.clone()) * Tensor::from_inner(weights.clone())).sum();
     host(&x.grad(&total.backward()).expect("x is a leaf"))

@@ -3,10 +3,10 @@
 use crate::adapters::{Adapter, all, host, normal, offset};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::tensor::{Int, Tensor, TensorData, s};
+use macheps::LossKind;
 use macheps::ops::cross_entropy::reference;
 use macheps::ops::cross_entropy::{CrossEntropyInput, Target};
 use macheps::random::Random;
-use macheps::LossKind;
 use macheps_burn::{CrossEntropyOptions, LossReduction};
 
 /// Of rows and classes, with classes drawn at random.
@@ -50,7 +50,11 @@ fn check(
         weight,
     };
     const SCALE: f32 = 0.75;
-    let losses = if options.reduction == LossReduction::None { dims[0] } else { 1 };
+    let losses = if options.reduction == LossReduction::None {
+        dims[0]
+    } else {
+        1
+    };
     let upstream = vec![SCALE; losses];
     let want = reference::answer(LossKind::CrossEntropy, &input, Some(&upstream), options).expect("valid");
 
@@ -65,18 +69,29 @@ fn check(
         loss.expect("a loss")
     };
     let (loss, gradient) = loss_and_gradient(logits, SCALE, |logits| of(logits, Tensor::from_inner(labels.clone())));
-    want.loss.check(&loss).unwrap_or_else(|mismatch| panic!("{name}, loss: {mismatch}"));
-    want.gradient.check(&gradient).unwrap_or_else(|mismatch| panic!("{name}, gradient: {mismatch}"));
+    want.loss
+        .check(&loss)
+        .unwrap_or_else(|mismatch| panic!("{name}, loss: {mismatch}"));
+    want.gradient
+        .check(&gradient)
+        .unwrap_or_else(|mismatch| panic!("{name}, gradient: {mismatch}"));
     // Without a gradient it is another kernel.
     let loss = host(&of(logits.clone(), labels.clone()));
-    want.loss.check(&loss).unwrap_or_else(|mismatch| panic!("{name}, loss alone: {mismatch}"));
+    want.loss
+        .check(&loss)
+        .unwrap_or_else(|mismatch| panic!("{name}, loss alone: {mismatch}"));
 }
 
 fn every_option() -> Vec<CrossEntropyOptions> {
     let mut all = Vec::new();
     for reduction in LossReduction::ALL {
         for (label_smoothing, z_loss) in [(0.0, 0.0), (0.1, 0.0), (0.0, 1e-3)] {
-            all.push(CrossEntropyOptions { reduction, label_smoothing, z_loss, ..Default::default() });
+            all.push(CrossEntropyOptions {
+                reduction,
+                label_smoothing,
+                z_loss,
+                ..Default::default()
+            });
         }
     }
     all
@@ -89,10 +104,22 @@ fn every_option_within_the_bound() {
         for options in every_option() {
             let logits = normal(11, [9, 130], 4.0, device);
             let mut classes = labels(12, 9, 130);
-            check(adapter, "[9, 130]", (&logits, &upload(&classes, adapter)), None, &options);
+            check(
+                adapter,
+                "[9, 130]",
+                (&logits, &upload(&classes, adapter)),
+                None,
+                &options,
+            );
             classes[3] = -100;
             let weight: Vec<f32> = (0..130).map(|class| 0.25 + class as f32 / 64.0).collect();
-            check(adapter, "weighted", (&logits, &upload(&classes, adapter)), Some(&weight), &options);
+            check(
+                adapter,
+                "weighted",
+                (&logits, &upload(&classes, adapter)),
+                Some(&weight),
+                &options,
+            );
         }
         let long = normal(13, [3, 40_000], 4.0, device);
         let classes = upload(&labels(14, 3, 40_000), adapter);
@@ -112,7 +139,13 @@ fn views_of_logits_and_labels() {
         }
         let transposed = whole.slice(s![0..64, ..]).transpose();
         let classes = upload(&labels(17, 192, 64), adapter);
-        check(adapter, "transposed", (&transposed, &classes), None, &Default::default());
+        check(
+            adapter,
+            "transposed",
+            (&transposed, &classes),
+            None,
+            &Default::default(),
+        );
     }
 }
 
@@ -124,9 +157,12 @@ fn gradients_are_burns_own() {
         let logits = normal(18, [33, 50], 4.0, &adapter.device);
         let classes = upload(&labels(19, 33, 50), adapter);
         let pad = 7;
-        for (label_smoothing, weighted, ignored) in
-            [(0.0, false, false), (0.1, false, false), (0.0, true, false), (0.0, false, true)]
-        {
+        for (label_smoothing, weighted, ignored) in [
+            (0.0, false, false),
+            (0.1, false, false),
+            (0.0, true, false),
+            (0.0, false, true),
+        ] {
             let own = CrossEntropyLossConfig::new()
                 .with_smoothing((label_smoothing > 0.0).then_some(label_smoothing))
                 .with_weights(weighted.then(|| weight.clone()))
@@ -147,11 +183,20 @@ fn gradients_are_burns_own() {
                     macheps_burn::cross_entropy(logits, labels(), &options).expect("a loss")
                 }
             });
-            let name = format!("{}: smoothing {label_smoothing}, weights {weighted}, ignored {ignored}", adapter.name);
-            assert!((loss[0] - burns_loss[0]).abs() <= 1e-5 * loss[0], "{name}: {loss:?} and {burns_loss:?}");
+            let name = format!(
+                "{}: smoothing {label_smoothing}, weights {weighted}, ignored {ignored}",
+                adapter.name
+            );
+            assert!(
+                (loss[0] - burns_loss[0]).abs() <= 1e-5 * loss[0],
+                "{name}: {loss:?} and {burns_loss:?}"
+            );
             // No gradient of a mean over 33 rows exceeds 0.05 here; Burn's own is off by a few units of its exponentials.
             for (i, (ours, own)) in gradient.iter().zip(&burns).enumerate() {
-                assert!((ours - own).abs() <= 1e-5 * own.abs() + 1e-8, "{name}: gradient {i} is {ours:e}, Burn's own {own:e}");
+                assert!(
+                    (ours - own).abs() <= 1e-5 * own.abs() + 1e-8,
+                    "{name}: gradient {i} is {ours:e}, Burn's own {own:e}"
+                );
             }
         }
     }

@@ -14,7 +14,10 @@ fn fully_masked_rows() {
         let rows = [[1.0, 2.0, HIDDEN], [HIDDEN; 3], [HIDDEN, 0.0, 0.0]];
         let x = Tensor::<2>::from_data(rows, &adapter.device);
         let weights = normal(21, [3, 3], 1.0, &adapter.device);
-        let options = SoftmaxOptions { masked_rows: MaskedRows::Zero, ..Default::default() };
+        let options = SoftmaxOptions {
+            masked_rows: MaskedRows::Zero,
+            ..Default::default()
+        };
         let ours = |x| macheps_burn::softmax_with(x, SoftmaxKind::Softmax, &options).expect("a softmax");
 
         let y = host(&ours(x.clone()));
@@ -27,7 +30,12 @@ fn fully_masked_rows() {
 
         let own = host(&activation::softmax(x.clone(), 1));
         let of_own = gradient(&x, &weights, |x| activation::softmax(x, 1));
-        say(&format!("{}: a masked row in Burn's own softmax {:?}, gradient {:?}", adapter.name, &own[3..6], &of_own[3..6]));
+        say(&format!(
+            "{}: a masked row in Burn's own softmax {:?}, gradient {:?}",
+            adapter.name,
+            &own[3..6],
+            &of_own[3..6]
+        ));
         // By default both follow IEEE and PyTorch.
         let plain = host(&macheps_burn::softmax(x, 1).expect("a softmax"));
         assert!(plain[3..6].iter().all(|y| y.is_nan()), "{}: {plain:?}", adapter.name);
@@ -38,7 +46,10 @@ fn fully_masked_rows() {
 #[test]
 fn classes_ruled_out() {
     for adapter in all("classes_ruled_out") {
-        let logits = Tensor::<2>::from_data([[1.0, HIDDEN, 1.0], [HIDDEN, HIDDEN, 3.0]], &adapter.device.clone().autodiff());
+        let logits = Tensor::<2>::from_data(
+            [[1.0, HIDDEN, 1.0], [HIDDEN, HIDDEN, 3.0]],
+            &adapter.device.clone().autodiff(),
+        );
         let labels = Tensor::<1, Int>::from_data([0, 2], &adapter.device.clone().autodiff());
         let gradient = |loss: Tensor<1>, logits: &Tensor<2>| host(&logits.grad(&loss.backward()).expect("a leaf"));
 
@@ -48,8 +59,14 @@ fn classes_ruled_out() {
         assert_eq!(ours, [-0.25, 0.0, 0.25, 0.0, 0.0, 0.0], "{}", adapter.name);
 
         let own = logits.require_grad();
-        let loss = CrossEntropyLossConfig::new().init(&own.device()).forward(own.clone(), labels);
-        say(&format!("{}: gradients of ruled out classes in Burn's own {:?}", adapter.name, gradient(loss, &own)));
+        let loss = CrossEntropyLossConfig::new()
+            .init(&own.device())
+            .forward(own.clone(), labels);
+        say(&format!(
+            "{}: gradients of ruled out classes in Burn's own {:?}",
+            adapter.name,
+            gradient(loss, &own)
+        ));
     }
 }
 
@@ -79,12 +96,27 @@ fn sums_beyond_f16() {
         let gradients = (loss.clone() * 65536.0).backward();
         let loss = read(loss.inner());
         assert!((f64::from(loss) - want).abs() < 3e-6, "{}: {loss}", adapter.name);
-        let gradient = logits.grad(&gradients).expect("a leaf").slice([0..1, 0..1]).reshape([1]);
+        let gradient = logits
+            .grad(&gradients)
+            .expect("a leaf")
+            .slice([0..1, 0..1])
+            .reshape([1]);
         let (got, want) = (f64::from(read(gradient)), 65536.0 / CLASSES as f64);
-        assert!((got - want).abs() < 4e-4, "{}: gradient {got}, should be {want}", adapter.name);
+        assert!(
+            (got - want).abs() < 4e-4,
+            "{}: gradient {got}, should be {want}",
+            adapter.name
+        );
 
-        let own = activation::log_softmax(zeros(), 1).slice([0..1, 3..4]).reshape([1]).neg();
-        say(&format!("{}: ln 100,000 is {loss}; Burn's own log_softmax in f16 says {}", adapter.name, read(own.inner())));
+        let own = activation::log_softmax(zeros(), 1)
+            .slice([0..1, 3..4])
+            .reshape([1])
+            .neg();
+        say(&format!(
+            "{}: ln 100,000 is {loss}; Burn's own log_softmax in f16 says {}",
+            adapter.name,
+            read(own.inner())
+        ));
     }
 }
 

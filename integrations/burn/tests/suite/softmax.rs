@@ -27,7 +27,10 @@ fn burns<const D: usize>(kind: SoftmaxKind, x: Tensor<D>, axis: usize) -> Tensor
 /// Value and gradient against the oracle, and the gradient against Burn's own.
 fn check<const D: usize>(adapter: &Adapter, name: &str, x: &Tensor<D>, axis: usize) {
     let map = RowMap::contiguous(&x.dims(), axis);
-    let options = SoftmaxOptions { axis: axis as isize, ..Default::default() };
+    let options = SoftmaxOptions {
+        axis: axis as isize,
+        ..Default::default()
+    };
     let weights = normal(7, x.dims(), 1.0, &adapter.device);
     for kind in KINDS {
         let name = format!("{}: {} of {name} along {axis}", adapter.name, kind.name());
@@ -51,7 +54,10 @@ fn check<const D: usize>(adapter: &Adapter, name: &str, x: &Tensor<D>, axis: usi
             let (value, magnitude) = (want.values[i], want.magnitudes[i]);
             let allowed = OF_BOUND * bound(quantity, macheps::DType::F32, Accuracy::Relaxed, value, magnitude);
             let difference = f64::from(ours - own).abs();
-            assert!(difference <= allowed, "{name}, gradient {i}: {ours:e} and Burn's own {own:e}");
+            assert!(
+                difference <= allowed,
+                "{name}, gradient {i}: {ours:e} and Burn's own {own:e}"
+            );
         }
     }
 }
@@ -98,7 +104,11 @@ fn operations_run_in_order() {
             want = activation::softmax(want * 3.0 + 1.0, 1) * 2.0;
         }
         for (i, (got, want)) in host(&chained).into_iter().zip(host(&want)).enumerate() {
-            assert!((got - want).abs() <= 1e-4 * want, "{}: element {i} is {got}, Burn's own {want}", adapter.name);
+            assert!(
+                (got - want).abs() <= 1e-4 * want,
+                "{}: element {i} is {got}, Burn's own {want}",
+                adapter.name
+            );
         }
     }
 }
@@ -113,6 +123,11 @@ fn nothing_goes_through_the_host() {
         let gradients = y.sum().backward();
         let after = adapter.gpu.statistics();
         assert!(x.grad(&gradients).is_some());
-        assert_eq!((before.readbacks, before.waits), (after.readbacks, after.waits), "{}", adapter.name);
+        assert_eq!(
+            (before.readbacks, before.waits),
+            (after.readbacks, after.waits),
+            "{}",
+            adapter.name
+        );
     }
 }
