@@ -197,6 +197,12 @@ renderer() {
         cargo test --locked --no-fail-fast
 }
 
+macheps_burn() {
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
+    cd integrations/burn && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings &&
+        cargo test --locked --no-fail-fast
+}
+
 # What runs the program or takes long without a word about subgroups is left to the first run.
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes.
 suite_at_vector_width() {
@@ -238,6 +244,7 @@ for width in 128 512; do
 done
 group 'examples' run_examples
 group 'renderer' renderer
+group 'macheps-burn' macheps_burn
 group 'library without backends' cargo clippy --locked --lib --no-default-features -- -D warnings
 group 'library for wasm32' scripts/wasm-check.sh
 if $release; then
