@@ -1,8 +1,9 @@
 //! Cross-entropy, its gradient fused with it.
 
-use crate::{MachepsOps, device, place};
+use crate::{MachepsOps, Weights, device, place};
 use burn::backend::Dispatch;
 use burn::tensor::{DType as BurnDType, Int, IntDType, Shape, Tensor};
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use macheps::ops::cross_entropy::TargetView;
@@ -80,7 +81,7 @@ fn over_classes(
     let loss = <Dispatch as MachepsOps>::macheps_cross_entropy(
         logits.into_dispatch(),
         labels.into_dispatch(),
-        weight.map(Tensor::into_dispatch),
+        weight.map_or(Weights::Equal, |weight| Weights::Given(weight.into_dispatch())),
         *options,
     );
     Ok(Tensor::from_dispatch(loss))
@@ -89,7 +90,7 @@ fn over_classes(
 pub(crate) fn loss(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
 ) -> Result<CubeTensor> {
     let loss = losses(&x, &options);
@@ -109,7 +110,7 @@ pub(crate) fn loss(
 pub(crate) fn loss_and_gradient(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
 ) -> Result<(CubeTensor, CubeTensor)> {
     let (loss, gradient) = (losses(&x, &options), place::like(&x));
@@ -125,7 +126,7 @@ pub(crate) fn loss_and_gradient(
 pub(crate) fn gradient(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     upstream: CubeTensor,
     options: CrossEntropyOptions,
 ) -> Result<CubeTensor> {
@@ -164,7 +165,7 @@ struct Outputs<'a> {
 fn run(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
     outputs: Outputs<'_>,
 ) -> Result<()> {
@@ -186,7 +187,10 @@ fn run(
         held.push(resource);
         Ok(Some(view))
     };
-    views.weight = place(weight.as_ref(), DType::F32)?;
+    views.weight = match &weight {
+        Weights::Given(weight) => place(Some(weight), DType::F32)?,
+        Weights::Equal => None,
+    };
     views.loss = place(outputs.loss, DType::F32)?;
     views.upstream = place(outputs.upstream, DType::F32)?;
     views.grad = place(outputs.gradient, dtype)?;

@@ -39,7 +39,7 @@ mod sparse;
 
 pub use cross_entropy::{cross_entropy, cross_entropy_weighted};
 pub use device::attach;
-pub use ops::{MachepsGradients, MachepsOps};
+pub use ops::{MachepsGradients, MachepsOps, Weights};
 pub use softmax::{log_softmax, softmax, softmax_with};
 pub use sparse::{SparseMatrix, spmm};
 

@@ -7,12 +7,22 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, Backend, ExtensionType, TensorMetadata, backend_extension};
 #[cfg(feature = "fusion")]
 use burn::tensor::DType;
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use macheps::{CrossEntropyOptions, Error, LossReduction, Result, SoftmaxKind, SoftmaxOptions};
+
+/// How much the classes weigh in a loss.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub enum Weights<B: Backend> {
+    /// All alike.
+    Equal,
+    /// One weight a class, f32; not differentiated.
+    Given(FloatTensor<B>),
+}
 
 /// What is differentiable. The functions of this crate call these on Burn's `Dispatch`; they check what they are given, these do not.
 #[backend_extension(Cube, Autodiff, Fusion: cfg(feature = "fusion"))]
@@ -26,7 +36,7 @@ pub trait MachepsOps: Backend {
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        #[extension_type] weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self>;
 
@@ -54,7 +64,7 @@ pub trait MachepsGradients: MachepsOps {
     fn macheps_cross_entropy_fused(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        #[extension_type] weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
@@ -63,7 +73,7 @@ pub trait MachepsGradients: MachepsOps {
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        #[extension_type] weight: Weights<Self>,
         upstream: FloatTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self>;
@@ -86,7 +96,7 @@ impl MachepsOps for CubeBackend {
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
         done(cross_entropy::loss(x, labels, weight, options))
@@ -110,7 +120,7 @@ impl MachepsGradients for CubeBackend {
     fn macheps_cross_entropy_fused(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         done(cross_entropy::loss_and_gradient(x, labels, weight, options))
@@ -119,7 +129,7 @@ impl MachepsGradients for CubeBackend {
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         upstream: FloatTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
@@ -146,10 +156,13 @@ impl<B: MachepsGradients, C: CheckpointStrategy> MachepsOps for Autodiff<B, C> {
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
-        let weight = weight.map(|weight| weight.into_primitive());
+        let weight = match weight {
+            Weights::Given(weight) => Weights::Given(weight.into_primitive()),
+            Weights::Equal => Weights::Equal,
+        };
         match CrossEntropyStep.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(step) => {
                 let x = x.into_primitive();
@@ -202,12 +215,7 @@ enum CrossEntropyState<B: Backend> {
     /// The gradient of the sum of the losses.
     Gradient(FloatTensor<B>, LossReduction),
     /// What was given.
-    Inputs(
-        FloatTensor<B>,
-        IntTensor<B>,
-        Option<FloatTensor<B>>,
-        CrossEntropyOptions,
-    ),
+    Inputs(FloatTensor<B>, IntTensor<B>, Weights<B>, CrossEntropyOptions),
 }
 
 impl<B: MachepsGradients> Backward<B, 1> for CrossEntropyStep {
