@@ -82,7 +82,9 @@ impl Perceptron {
 /// Whose cross-entropy.
 #[derive(Clone, Copy, Debug)]
 pub enum Loss {
+    /// That of `burn::nn::loss`.
     Burn,
+    /// That of this crate.
     Macheps,
 }
 
@@ -136,7 +138,7 @@ pub fn train(digits: &Digits, device: &Device, loss_of: Loss, steps: usize) -> R
         .logits(pixels.slice(s![TRAINED_ON.., ..]))
         .argmax(1)
         .into_data()
-        .into_vec::<i32>()?;
+        .try_into_vec::<i32>()?;
     let right = test
         .iter()
         .zip(&digits.labels[TRAINED_ON..])

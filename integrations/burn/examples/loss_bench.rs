@@ -83,8 +83,8 @@ fn main() -> Outcome<()> {
     let (burns_loss, burns_gradient) = step(&logits, &burns)?;
     let (our_loss, burns_loss) = (our_loss.into_scalar::<f32>(), burns_loss.into_scalar::<f32>());
     let of_bound = difference(
-        &our_gradient.into_data().into_vec()?,
-        &burns_gradient.into_data().into_vec()?,
+        &our_gradient.into_data().try_into_vec()?,
+        &burns_gradient.into_data().try_into_vec()?,
         &classes_of,
         classes,
     );

@@ -95,7 +95,7 @@ pub fn normal<const D: usize>(seed: u64, shape: [usize; D], deviation: f64, devi
 
 /// The elements in C order, whatever the layout.
 pub fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
-    x.clone().into_data().into_vec().expect("f32")
+    x.clone().into_data().try_into_vec().expect("f32")
 }
 
 /// The gradient with respect to x of the sum of `weights * f(x)`.

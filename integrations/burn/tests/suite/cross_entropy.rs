@@ -42,7 +42,7 @@ fn check(
 ) {
     let name = format!("{}: {name}, {options:?}", adapter.name);
     let (values, dims) = (host(logits), logits.dims());
-    let classes: Vec<i32> = labels.clone().into_data().into_vec().expect("i32");
+    let classes: Vec<i32> = labels.clone().into_data().try_into_vec().expect("i32");
     let input = CrossEntropyInput {
         x: &values,
         shape: &dims,

@@ -84,7 +84,7 @@ fn sums_beyond_f16() {
         let labels = || Tensor::<1, Int>::from_data([3], &device);
         let read = |x: Tensor<1>| -> f32 {
             let data = x.into_data().convert::<f32>();
-            data.into_vec::<f32>().expect("f32")[0]
+            data.try_into_vec::<f32>().expect("f32")[0]
         };
 
         let logits = zeros().require_grad();
