@@ -2,13 +2,14 @@
 //!
 //!     cargo run --release --example digits [-- STEPS]
 //!
-//! A perceptron with two hidden layers, Adam, batches of 128 of the 8 x 8 images in `data/digits.txt`. Nothing but the line that
-//! computes the loss differs between the two.
+//! A perceptron with two hidden layers, plain gradient descent, batches of 128 of the 8 x 8 images in `data/digits.txt`. Nothing but the
+//! line that computes the loss differs between the two. (Adam divides gradients by their own size, so it turns the last digits of small ones into
+//! steps: with it, on lavapipe, two losses are 2e-3 apart after 100 steps, and neither is the better one.)
 
 use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::nn::{Linear, LinearConfig};
-use burn::optim::{AdamConfig, GradientsParams};
+use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, s};
 use macheps::random::Random;
 use macheps_burn::CrossEntropyOptions;
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 const PIXELS: usize = 64;
 const CLASSES: usize = 10;
 const BATCH: usize = 128;
-const LEARNING_RATE: f64 = 2e-3;
+const LEARNING_RATE: f64 = 0.2;
 /// The others show what was learned.
 const TRAINED_ON: usize = 1536;
 
@@ -115,7 +116,7 @@ pub struct Run {
 pub fn train(digits: &Digits, device: &Device, loss_of: Loss, steps: usize) -> Result<Run, Box<dyn Error>> {
     device.seed(5);
     let mut model = Perceptron::new(device);
-    let mut optimizer = AdamConfig::new().init();
+    let mut optimizer = SgdConfig::new().init();
     let (pixels, labels) = digits.on(device);
     let in_use = || device.memory_pool_usage().map_or(0, |usage| usage.bytes_in_use);
     let (mut losses, mut times, mut peak_bytes) = (Vec::new(), Vec::new(), 0);
