@@ -197,6 +197,12 @@ renderer() {
         cargo test --locked --no-fail-fast
 }
 
+macheps_burn() {
+    export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
+    cd integrations/burn && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings &&
+        cargo test --locked --no-fail-fast
+}
+
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes. What says nothing about them is left to
 # the first run: data sets, limits, windows, one-shots, kernels that work element by element. A driver that has not seen these widths
 # compiles every kernel anew, which is nearly all the time that this takes.
@@ -244,6 +250,7 @@ for width in 128 512; do
 done
 group 'examples' run_examples
 group 'renderer' renderer
+group 'macheps-burn' macheps_burn
 group 'library without backends' cargo clippy --locked --lib --no-default-features -- -D warnings
 group 'library for wasm32' scripts/wasm-check.sh
 if $release; then

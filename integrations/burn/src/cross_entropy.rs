@@ -1,8 +1,9 @@
 //! Cross-entropy, its gradient fused with it.
 
-use crate::{MachepsOps, device, place};
+use crate::{MachepsOps, Weights, device, place};
 use burn::backend::Dispatch;
-use burn::tensor::{DType as BurnDType, Int, IntDType, Tensor};
+use burn::tensor::{DType as BurnDType, Int, IntDType, Shape, Tensor};
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use macheps::ops::cross_entropy::TargetView;
@@ -20,11 +21,7 @@ use macheps::{CrossEntropy, CrossEntropyOptions, CrossEntropyViews, DType, Error
 /// # Errors
 /// [`Error::Shape`] for shapes that do not fit, [`Error::Option`] for options outside their domains, [`Error::Unsupported`] for a device
 /// that was not [attached](crate::attach) and tensors that are not f32, f16 or bf16.
-pub fn cross_entropy(
-    logits: Tensor<2>,
-    labels: Tensor<1, Int>,
-    options: &CrossEntropyOptions,
-) -> Result<Tensor<1>> {
+pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>, options: &CrossEntropyOptions) -> Result<Tensor<1>> {
     over_classes(logits, labels, None, options)
 }
 
@@ -84,7 +81,7 @@ fn over_classes(
     let loss = <Dispatch as MachepsOps>::macheps_cross_entropy(
         logits.into_dispatch(),
         labels.into_dispatch(),
-        weight.map(Tensor::into_dispatch),
+        weight.map_or(Weights::Equal, |weight| Weights::Given(weight.into_dispatch())),
         *options,
     );
     Ok(Tensor::from_dispatch(loss))
@@ -93,18 +90,27 @@ fn over_classes(
 pub(crate) fn loss(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
 ) -> Result<CubeTensor> {
     let loss = losses(&x, &options);
-    run(x, labels, weight, options, Outputs { loss: Some(&loss), ..Outputs::default() })?;
+    run(
+        x,
+        labels,
+        weight,
+        options,
+        Outputs {
+            loss: Some(&loss),
+            ..Outputs::default()
+        },
+    )?;
     Ok(loss)
 }
 
 pub(crate) fn loss_and_gradient(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
 ) -> Result<(CubeTensor, CubeTensor)> {
     let (loss, gradient) = (losses(&x, &options), place::like(&x));
@@ -120,7 +126,7 @@ pub(crate) fn loss_and_gradient(
 pub(crate) fn gradient(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     upstream: CubeTensor,
     options: CrossEntropyOptions,
 ) -> Result<CubeTensor> {
@@ -134,13 +140,18 @@ pub(crate) fn gradient(
     Ok(gradient)
 }
 
+/// The shape of the losses of logits of this shape.
+pub(crate) fn shape_of_losses(logits: &Shape, options: &CrossEntropyOptions) -> Shape {
+    match options.reduction {
+        LossReduction::None => [logits[0]].into(),
+        LossReduction::Mean | LossReduction::Sum => [1].into(),
+    }
+}
+
 /// The losses of these logits, still to be written.
 fn losses(x: &CubeTensor, options: &CrossEntropyOptions) -> CubeTensor {
-    let count = match options.reduction {
-        LossReduction::None => x.meta.shape()[0],
-        LossReduction::Mean | LossReduction::Sum => 1,
-    };
-    place::empty(&x.client, &x.device, [count].into(), BurnDType::F32)
+    let shape = shape_of_losses(x.meta.shape(), options);
+    place::empty(&x.client, &x.device, shape, BurnDType::F32)
 }
 
 /// What is wanted, and what the gradient is to be multiplied by.
@@ -154,7 +165,7 @@ struct Outputs<'a> {
 fn run(
     x: CubeTensor,
     labels: CubeTensor,
-    weight: Option<CubeTensor>,
+    weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
     outputs: Outputs<'_>,
 ) -> Result<()> {
@@ -176,7 +187,10 @@ fn run(
         held.push(resource);
         Ok(Some(view))
     };
-    views.weight = place(weight.as_ref(), DType::F32)?;
+    views.weight = match &weight {
+        Weights::Given(weight) => place(Some(weight), DType::F32)?,
+        Weights::Equal => None,
+    };
     views.loss = place(outputs.loss, DType::F32)?;
     views.upstream = place(outputs.upstream, DType::F32)?;
     views.grad = place(outputs.gradient, dtype)?;

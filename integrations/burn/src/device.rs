@@ -49,7 +49,10 @@ fn cube(device: &Device) -> Result<CubeDevice> {
 
 fn find(key: &CubeDevice) -> Option<Gpu> {
     let attached = ATTACHED.read().unwrap_or_else(PoisonError::into_inner);
-    attached.iter().find(|(device, _)| device == key).map(|(_, gpu)| gpu.clone())
+    attached
+        .iter()
+        .find(|(device, _)| device == key)
+        .map(|(_, gpu)| gpu.clone())
 }
 
 /// The device of a tensor.

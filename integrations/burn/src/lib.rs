@@ -25,6 +25,10 @@
 //! # Errors
 //! What a caller can get wrong is an [`Error`] before anything is recorded. What happens after that (a device that is lost or has
 //! no more memory, a row longer than the device can bind) panics, as in Burn's own operations: a backward pass has nowhere to return it to.
+//!
+//! # Features
+//! `fusion` has to be on if and only if Burn's own feature `fusion` is. The operations then are deferred with those around them, which
+//! Burn goes on fusing among themselves.
 
 mod cross_entropy;
 mod device;
@@ -35,7 +39,7 @@ mod sparse;
 
 pub use cross_entropy::{cross_entropy, cross_entropy_weighted};
 pub use device::attach;
-pub use ops::{MachepsGradients, MachepsOps};
+pub use ops::{MachepsGradients, MachepsOps, Weights};
 pub use softmax::{log_softmax, softmax, softmax_with};
 pub use sparse::{SparseMatrix, spmm};
 

@@ -4,34 +4,52 @@ use crate::{SparseMatrix, cross_entropy, softmax, sparse};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
+#[cfg(feature = "fusion")]
+use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, Backend, ExtensionType, TensorMetadata, backend_extension};
+#[cfg(feature = "fusion")]
+use burn::tensor::DType;
 use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
 use macheps::{CrossEntropyOptions, Error, LossReduction, Result, SoftmaxKind, SoftmaxOptions};
 
+/// How much the classes weigh in a loss.
+#[derive(Clone, Debug, ExtensionType)]
+#[extension_type(fusion: cfg(feature = "fusion"))]
+pub enum Weights<B: Backend> {
+    /// All alike.
+    Equal,
+    /// One weight a class, f32; not differentiated.
+    Given(FloatTensor<B>),
+}
+
 /// What is differentiable. The functions of this crate call these on Burn's `Dispatch`; they check what they are given, these do not.
-#[backend_extension(Cube, Autodiff)]
+#[backend_extension(Cube, Autodiff, Fusion: cfg(feature = "fusion"))]
 pub trait MachepsOps: Backend {
     /// Softmax or log-softmax.
+    #[fusion(dtype = x, shape = x)]
     fn macheps_softmax(x: FloatTensor<Self>, kind: SoftmaxKind, options: SoftmaxOptions) -> FloatTensor<Self>;
 
     /// Cross-entropy: f32, one value a row or one in all.
+    #[fusion(dtype = DType::F32, shape = cross_entropy::shape_of_losses(x, options))]
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        #[extension_type] weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self>;
 
     /// A sparse matrix times columns.
+    #[fusion(dtype = x, shape = sparse::shape_of_product(&matrix.product, x))]
     fn macheps_spmm(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self>;
 }
 
 /// What the backward passes are made of.
-#[backend_extension(Cube)]
+#[backend_extension(Cube, Fusion: cfg(feature = "fusion"))]
 pub trait MachepsGradients: MachepsOps {
     /// The gradient of softmax or log-softmax with respect to its input.
+    #[fusion(dtype = x, shape = x)]
     fn macheps_softmax_gradient(
         x: FloatTensor<Self>,
         upstream: FloatTensor<Self>,
@@ -40,23 +58,28 @@ pub trait MachepsGradients: MachepsOps {
     ) -> FloatTensor<Self>;
 
     /// Cross-entropy and the gradient of its sum with respect to the logits, in one go.
+    #[fusion(meta = |x, _labels, _weight, options| {
+        (TensorSpec::new(cross_entropy::shape_of_losses(&x.shape, options), DType::F32), x.clone())
+    })]
     fn macheps_cross_entropy_fused(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        #[extension_type] weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// The gradient of cross-entropy with respect to the logits.
+    #[fusion(dtype = x, shape = x)]
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        #[extension_type] weight: Weights<Self>,
         upstream: FloatTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self>;
 
     /// The transpose of a sparse matrix times columns.
+    #[fusion(dtype = x, shape = sparse::shape_of_product(&matrix.transpose, x))]
     fn macheps_spmm_transposed(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self>;
 }
 
@@ -73,7 +96,7 @@ impl MachepsOps for CubeBackend {
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
         done(cross_entropy::loss(x, labels, weight, options))
@@ -97,7 +120,7 @@ impl MachepsGradients for CubeBackend {
     fn macheps_cross_entropy_fused(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         done(cross_entropy::loss_and_gradient(x, labels, weight, options))
@@ -106,7 +129,7 @@ impl MachepsGradients for CubeBackend {
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         upstream: FloatTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
@@ -133,10 +156,13 @@ impl<B: MachepsGradients, C: CheckpointStrategy> MachepsOps for Autodiff<B, C> {
     fn macheps_cross_entropy(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
-        weight: Option<FloatTensor<Self>>,
+        weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
-        let weight = weight.map(|weight| weight.into_primitive());
+        let weight = match weight {
+            Weights::Given(weight) => Weights::Given(weight.into_primitive()),
+            Weights::Equal => Weights::Equal,
+        };
         match CrossEntropyStep.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(step) => {
                 let x = x.into_primitive();
@@ -148,12 +174,9 @@ impl<B: MachepsGradients, C: CheckpointStrategy> MachepsOps for Autodiff<B, C> {
                 let (loss, gradient) = B::macheps_cross_entropy_fused(x, labels, weight, options);
                 step.finish(CrossEntropyState::Gradient(gradient, options.reduction), loss)
             }
-            OpsKind::UnTracked(step) => step.finish(B::macheps_cross_entropy(
-                x.into_primitive(),
-                labels,
-                weight,
-                options,
-            )),
+            OpsKind::UnTracked(step) => {
+                step.finish(B::macheps_cross_entropy(x.into_primitive(), labels, weight, options))
+            }
         }
     }
 
@@ -192,12 +215,7 @@ enum CrossEntropyState<B: Backend> {
     /// The gradient of the sum of the losses.
     Gradient(FloatTensor<B>, LossReduction),
     /// What was given.
-    Inputs(
-        FloatTensor<B>,
-        IntTensor<B>,
-        Option<FloatTensor<B>>,
-        CrossEntropyOptions,
-    ),
+    Inputs(FloatTensor<B>, IntTensor<B>, Weights<B>, CrossEntropyOptions),
 }
 
 impl<B: MachepsGradients> Backward<B, 1> for CrossEntropyStep {

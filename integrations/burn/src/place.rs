@@ -61,7 +61,12 @@ pub(crate) fn empty(client: &Client, device: &CubeDevice, shape: Shape, dtype: B
 
 /// A tensor of the shape and type of another one whose elements are still to be written.
 pub(crate) fn like(tensor: &CubeTensor) -> CubeTensor {
-    empty(&tensor.client, &tensor.device, tensor.meta.shape().clone(), tensor.dtype)
+    empty(
+        &tensor.client,
+        &tensor.device,
+        tensor.meta.shape().clone(),
+        tensor.dtype,
+    )
 }
 
 /// Records into an encoder and submits it.

@@ -2,7 +2,7 @@
 
 use crate::{MachepsOps, device, place};
 use burn::backend::Dispatch;
-use burn::tensor::{DType as BurnDType, Device, Tensor};
+use burn::tensor::{DType as BurnDType, Device, Shape, Tensor};
 use burn_cubecl::tensor::CubeTensor;
 use macheps::float::Float;
 use macheps::{Csr, DType, Element, Error, Result, Spmv, SpmvOptions};
@@ -24,7 +24,16 @@ impl SparseMatrix {
     /// [`Error::Unsupported`] for a device that was not [attached](crate::attach); those of [`Spmv::new`].
     pub fn new<T: Element + Float>(device: &Device, matrix: &Csr<T>) -> Result<SparseMatrix> {
         let gpu = device::of(device)?;
-        let upload = |transpose| Spmv::new(&gpu, matrix, &SpmvOptions { transpose, ..SpmvOptions::default() });
+        let upload = |transpose| {
+            Spmv::new(
+                &gpu,
+                matrix,
+                &SpmvOptions {
+                    transpose,
+                    ..SpmvOptions::default()
+                },
+            )
+        };
         Ok(SparseMatrix {
             product: upload(false)?,
             transpose: upload(true)?,
@@ -69,11 +78,16 @@ pub fn spmm(matrix: &SparseMatrix, x: Tensor<2>) -> Result<Tensor<2>> {
     Ok(Tensor::from_dispatch(y))
 }
 
+/// The shape of a product with a tensor of this shape.
+pub(crate) fn shape_of_product(matrix: &Spmv, x: &Shape) -> Shape {
+    [matrix.rows(), x[1]].into()
+}
+
 pub(crate) fn product(matrix: &Spmv, x: CubeTensor) -> Result<CubeTensor> {
     let gpu = device::of_cube(&x.device)?;
     let x = place::readable(x);
-    let shape = [matrix.rows(), x.meta.shape()[1]];
-    let y = place::empty(&x.client, &x.device, shape.into(), BurnDType::F32);
+    let shape = shape_of_product(matrix, x.meta.shape());
+    let y = place::empty(&x.client, &x.device, shape, BurnDType::F32);
     let (x_view, _x) = place::view(&x, DType::F32)?;
     let (y_view, _y) = place::view(&y, DType::F32)?;
     let bound = matrix.bind(&x_view, &y_view, 1.0, 0.0)?;
