@@ -168,6 +168,17 @@ pub(crate) async fn run_async<J: Job>(job: &J, context: &Context) -> Result<J::O
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn run_checked<J: Job>(job: &J, context: &Context, how: CrossCheck) -> Result<J::Output> {
     let output = run(job, &context.clone().with_cross_check(how))?;
+    check_cpu(job, context, how, output)
+}
+
+/// As [`run_checked`], under any executor.
+pub(crate) async fn run_checked_async<J: Job>(job: &J, context: &Context, how: CrossCheck) -> Result<J::Output> {
+    let output = run_async(job, &context.clone().with_cross_check(how)).await?;
+    check_cpu(job, context, how, output)
+}
+
+/// A device's result was checked on the way.
+fn check_cpu<J: Job>(job: &J, context: &Context, how: CrossCheck, output: J::Output) -> Result<J::Output> {
     if context.gpu().is_none() {
         job.cross_check(how, &output, None)?;
     }

@@ -15,7 +15,6 @@
 //! recorded into your own command encoder ([`Softmax`]).
 
 pub mod accuracy;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod bench;
 pub mod context;
 pub mod element;
@@ -31,7 +30,6 @@ pub mod rows;
 pub mod solve;
 pub mod sparse;
 pub mod tensor;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod verify;
 
 #[cfg(not(target_arch = "wasm32"))]

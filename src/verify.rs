@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::ops;
 use crate::ops::is_meant;
 use crate::ops::softmax::cases::{Case as SoftmaxCase, nominal_bound};
+use futures::future::LocalBoxFuture;
 
 /// A case of some operation.
 pub trait Case: Send + Sync {
@@ -24,9 +25,17 @@ pub trait Case: Send + Sync {
     fn dtype(&self) -> DType;
     /// Values and options in words.
     fn detail(&self) -> String;
+    /// Computes and compares, under any executor.
+    fn run_async<'a>(&'a self, context: &'a Context) -> Judging<'a>;
     /// Computes and compares.
-    fn run(&self, context: &Context) -> Result<Verdict>;
+    #[cfg(not(target_arch = "wasm32"))]
+    fn run(&self, context: &Context) -> Result<Verdict> {
+        pollster::block_on(self.run_async(context))
+    }
 }
+
+/// A case under way.
+pub type Judging<'a> = LocalBoxFuture<'a, Result<Verdict>>;
 
 /// What comparing a case with the oracle showed.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,9 +96,14 @@ pub fn cases(op: Option<&str>) -> Vec<Box<dyn Case>> {
 }
 
 /// Runs a case. A case that cannot be run is not ok.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run(context: &Context, case: &dyn Case) -> CaseReport {
-    let verdict = case.run(context);
-    let (max_error, bound, unit, message) = match verdict {
+    pollster::block_on(run_async(context, case))
+}
+
+/// As `run`, under any executor.
+pub async fn run_async(context: &Context, case: &dyn Case) -> CaseReport {
+    let (max_error, bound, unit, message) = match case.run_async(context).await {
         Ok(v) => (v.max_error, v.bound, v.unit, v.mismatch),
         Err(e) => (f64::NAN, f64::NAN, "", Some(e.to_string())),
     };
@@ -128,24 +142,26 @@ impl Case for SoftmaxCase {
         SoftmaxCase::detail(self)
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (bound, unit) = nominal_bound(self.quantity, self.dtype, self.accuracy(context)?);
-        Ok(match SoftmaxCase::run(self, context)? {
-            Ok(outcome) => Verdict {
-                max_error: outcome.error.of_bound * bound,
-                bound,
-                unit,
-                mismatch: None,
-            },
-            Err(m) => {
-                let of_bound = (m.got - m.want).abs() / m.bound;
-                Verdict {
-                    max_error: of_bound * bound,
+    fn run_async<'a>(&'a self, context: &'a Context) -> Judging<'a> {
+        Box::pin(async move {
+            let (bound, unit) = nominal_bound(self.quantity, self.dtype, self.accuracy(context)?);
+            Ok(match SoftmaxCase::run_async(self, context).await? {
+                Ok(outcome) => Verdict {
+                    max_error: outcome.error.of_bound * bound,
                     bound,
                     unit,
-                    mismatch: Some(m.to_string()),
+                    mismatch: None,
+                },
+                Err(m) => {
+                    let of_bound = (m.got - m.want).abs() / m.bound;
+                    Verdict {
+                        max_error: of_bound * bound,
+                        bound,
+                        unit,
+                        mismatch: Some(m.to_string()),
+                    }
                 }
-            }
+            })
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The audit as a workload.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::Context;
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::Result;
@@ -25,17 +25,19 @@ impl Workload for Case {
         self.len as u64 * self.dtype.size() as u64
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        match self.dtype {
-            DType::F32 => prepare::<f32>(self, context),
-            DType::F16 => prepare::<f16>(self, context),
-            DType::Bf16 => prepare::<bf16>(self, context),
-        }
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            match self.dtype {
+                DType::F32 => prepare::<f32>(self, context).await,
+                DType::F16 => prepare::<f16>(self, context).await,
+                DType::Bf16 => prepare::<bf16>(self, context).await,
+            }
+        })
     }
 }
 
-fn prepare<T: Element>(case: &Case, context: &Context) -> Result<Prepared> {
-    let (got, want) = case.run(context)?;
+async fn prepare<T: Element>(case: &Case, context: &Context) -> Result<Prepared> {
+    let (got, want) = case.run_async(context).await?;
     if got != want {
         return Err(crate::error::Error::Mismatch {
             kernel: "audit",

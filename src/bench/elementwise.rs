@@ -1,9 +1,8 @@
 //! Workloads of the sigmoid family and of binary cross-entropy.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::Context;
 use crate::element::DType;
-use crate::error::Result;
 use crate::ops::activation::cases as activation;
 use crate::ops::bce_with_logits::cases as bce;
 use crate::verify::Case;
@@ -27,12 +26,14 @@ macro_rules! workload {
                 <$case>::bytes(self)
             }
 
-            fn prepare(&self, context: &Context) -> Result<Prepared> {
-                self.compute_checked(context)?;
-                match context.gpu() {
-                    Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
-                    None => Ok(Prepared::Cpu(self.call_on_cpu())),
-                }
+            fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+                Box::pin(async move {
+                    self.compute_checked(context).await?;
+                    match context.gpu() {
+                        Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
+                        None => Ok(Prepared::Cpu(self.call_on_cpu())),
+                    }
+                })
             }
         }
     };

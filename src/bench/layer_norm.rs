@@ -1,9 +1,8 @@
 //! The workloads of layer_norm and rms_norm.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::Context;
 use crate::element::DType;
-use crate::error::Result;
 use crate::ops::layer_norm::cases::Case;
 use crate::verify::shape_text;
 
@@ -24,11 +23,13 @@ impl Workload for Case {
         Case::bytes(self)
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        self.compute_checked(context)?;
-        match context.gpu() {
-            Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
-            None => Ok(Prepared::Cpu(self.call_on_cpu())),
-        }
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            self.compute_checked(context).await?;
+            match context.gpu() {
+                Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
+                None => Ok(Prepared::Cpu(self.call_on_cpu())),
+            }
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Mixed precision under the clock: finding norm and verdict of gradients, and steps of optimizers.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
@@ -49,10 +49,12 @@ impl Workload for UnscaleCase {
         UnscaleCase::bytes(self)
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        let verdict = Case::run(self, context)?;
-        let recording = self.record_on(context)?;
-        prepared(Case::op(self), verdict, context, recording, || Ok(self.call_on_cpu()))
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            let verdict = Case::run_async(self, context).await?;
+            let recording = self.record_on(context)?;
+            prepared(Case::op(self), verdict, context, recording, || Ok(self.call_on_cpu()))
+        })
     }
 }
 
@@ -73,9 +75,11 @@ impl Workload for OptimizerCase {
         OptimizerCase::bytes(self)
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        let verdict = Case::run(self, context)?;
-        let recording = self.record_on(context)?;
-        prepared(Case::op(self), verdict, context, recording, || self.call_on_cpu())
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            let verdict = Case::run_async(self, context).await?;
+            let recording = self.record_on(context)?;
+            prepared(Case::op(self), verdict, context, recording, || self.call_on_cpu())
+        })
     }
 }

@@ -13,17 +13,20 @@ mod reduction;
 mod spmv;
 mod stencil;
 
-pub use conjugate_gradient::{IterationCost, iteration_cost};
+#[cfg(not(target_arch = "wasm32"))]
+pub use conjugate_gradient::iteration_cost;
+pub use conjugate_gradient::{IterationCost, iteration_cost_async};
 
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::Result;
-use crate::gpu::{Gpu, Recording, Timing};
+use crate::gpu::{Gpu, Instant, Recording, Timing};
 use crate::ops;
 use crate::ops::is_meant;
 use crate::ops::softmax::cases::Case as SoftmaxCase;
 use crate::verify::shape_text;
-use std::time::{Duration, Instant};
+use futures::future::LocalBoxFuture;
+use std::time::Duration;
 
 /// Something that can be timed on a context.
 pub trait Workload: Send + Sync {
@@ -36,11 +39,30 @@ pub trait Workload: Send + Sync {
     /// Least traffic in bytes: every input read once, every output written once.
     fn bytes(&self) -> u64;
     /// Uploads the data, checks one result against the oracle and makes ready to be timed.
-    fn prepare(&self, context: &Context) -> Result<Prepared>;
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a>;
+    /// As [`Workload::prepare_async`], and waits for it.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn prepare(&self, context: &Context) -> Result<Prepared> {
+        pollster::block_on(self.prepare_async(context))
+    }
 }
 
+/// A workload that is being prepared.
+pub type Preparing<'a> = LocalBoxFuture<'a, Result<Prepared>>;
+
+/// A call of the CPU path.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Call = Box<dyn FnMut() + Send>;
+/// A call of the CPU path.
+#[cfg(target_arch = "wasm32")]
+pub type Call = Box<dyn FnMut()>;
+
 /// Records a workload into a compute pass.
+#[cfg(not(target_arch = "wasm32"))]
 pub type Recorder = Box<dyn Fn(&mut wgpu::ComputePass<'_>) + Send>;
+/// Records a workload into a compute pass.
+#[cfg(target_arch = "wasm32")]
+pub type Recorder = Box<dyn Fn(&mut wgpu::ComputePass<'_>)>;
 
 /// A workload ready to run: on a GPU a recording, on the CPU path a function.
 pub enum Prepared {
@@ -49,7 +71,7 @@ pub enum Prepared {
     /// Anything else that records into a pass of a device.
     Passes(Gpu, Recorder),
     /// A call of the CPU path.
-    Cpu(Box<dyn FnMut() + Send>),
+    Cpu(Call),
 }
 
 impl std::fmt::Debug for Prepared {
@@ -64,18 +86,24 @@ impl std::fmt::Debug for Prepared {
 
 impl Prepared {
     /// Runs `repeats` times in one submission and gives the time of one.
-    fn time(&mut self, repeats: u32) -> Result<Timing> {
+    async fn time(&mut self, repeats: u32) -> Result<Timing> {
         let total = match self {
-            Prepared::Gpu(gpu, recording) => gpu.time(|pass| {
-                for _ in 0..repeats {
-                    recording.record_pass(pass);
-                }
-            })?,
-            Prepared::Passes(gpu, record) => gpu.time(|pass| {
-                for _ in 0..repeats {
-                    record(pass);
-                }
-            })?,
+            Prepared::Gpu(gpu, recording) => {
+                gpu.time_async(|pass| {
+                    for _ in 0..repeats {
+                        recording.record_pass(pass);
+                    }
+                })
+                .await?
+            }
+            Prepared::Passes(gpu, record) => {
+                gpu.time_async(|pass| {
+                    for _ in 0..repeats {
+                        record(pass);
+                    }
+                })
+                .await?
+            }
             Prepared::Cpu(call) => {
                 let start = Instant::now();
                 for _ in 0..repeats {
@@ -94,25 +122,25 @@ impl Prepared {
     }
 
     /// Runs in a sample: enough to last 10 ms.
-    fn repeats(&mut self) -> Result<u32> {
+    async fn repeats(&mut self) -> Result<u32> {
         // The first run pays for pages and pipelines.
-        let seconds = self.time(1)?.seconds.min(self.time(1)?.seconds);
+        let seconds = self.time(1).await?.seconds.min(self.time(1).await?.seconds);
         Ok((0.01 / seconds.max(1e-7)).clamp(1.0, 200.0) as u32)
     }
 }
 
 /// Samples of several workloads for about `budget`: seconds of one run each, sorted. They take turns, so that a machine that
 /// grows slower or has other work grows slower for all of them, and ratios stay.
-fn sample<const N: usize>(mut work: [&mut Prepared; N], budget: Duration) -> Result<[Vec<f64>; N]> {
+async fn sample<const N: usize>(mut work: [&mut Prepared; N], budget: Duration) -> Result<[Vec<f64>; N]> {
     let mut repeats = [0; N];
     for (repeats, work) in repeats.iter_mut().zip(&mut work) {
-        *repeats = work.repeats()?;
+        *repeats = work.repeats().await?;
     }
     let mut samples = [const { Vec::new() }; N];
     let start = Instant::now();
     while samples[0].len() < 5 || (start.elapsed() < budget && samples[0].len() < 200) {
         for ((samples, work), &repeats) in samples.iter_mut().zip(&mut work).zip(&repeats) {
-            samples.push(work.time(repeats)?.seconds);
+            samples.push(work.time(repeats).await?.seconds);
         }
     }
     for samples in &mut samples {
@@ -193,11 +221,17 @@ pub fn cases(quick: bool, op: Option<&str>) -> Vec<Box<dyn Workload>> {
 }
 
 /// Checks and times a workload and a copy of the same traffic, for about `budget` together.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<BenchReport> {
-    let mut prepared = case.prepare(context)?;
+    pollster::block_on(run_async(context, case, budget))
+}
+
+/// As `run`, for browsers. Elsewhere the times are taken in the calling thread, which they block.
+pub async fn run_async(context: &Context, case: &dyn Workload, budget: Duration) -> Result<BenchReport> {
+    let mut prepared = case.prepare_async(context).await?;
     let mut copy = copy::prepare(context, case.bytes())?;
-    let timer = prepared.time(1)?.timer;
-    let [samples, copies] = sample([&mut prepared, &mut copy], budget)?;
+    let timer = prepared.time(1).await?.timer;
+    let [samples, copies] = sample([&mut prepared, &mut copy], budget).await?;
     Ok(BenchReport {
         op: case.op().into(),
         shape: case.shape(),
@@ -213,8 +247,10 @@ pub fn run(context: &Context, case: &dyn Workload, budget: Duration) -> Result<B
 }
 
 /// Speed of copying so that `bytes` are read and written together, in GB/s.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn copy_speed(context: &Context, bytes: u64, budget: Duration) -> Result<f64> {
-    let [samples] = sample([&mut copy::prepare(context, bytes)?], budget)?;
+    let mut copy = copy::prepare(context, bytes)?;
+    let [samples] = pollster::block_on(sample([&mut copy], budget))?;
     Ok(bytes as f64 / percentile(&samples, 0.5) * 1e-9)
 }
 
@@ -239,12 +275,14 @@ impl Workload for SoftmaxCase {
         SoftmaxCase::bytes(self)
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        // One result is compared with the oracle, row by row on a sample of rows.
-        self.compute_checked(context)?;
-        match context.gpu() {
-            Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
-            None => Ok(Prepared::Cpu(self.call_on_cpu())),
-        }
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            // One result is compared with the oracle, row by row on a sample of rows.
+            self.compute_checked(context).await?;
+            match context.gpu() {
+                Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.record_on(context)?)),
+                None => Ok(Prepared::Cpu(self.call_on_cpu())),
+            }
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! Pruning as a workload.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::Context;
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
@@ -27,17 +27,19 @@ impl Workload for Case {
         self.shape.iter().product::<usize>() as u64 * (self.dtype.size() as u64 + 1)
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        match self.dtype {
-            DType::F32 => prepare::<f32>(self, context),
-            DType::F16 => prepare::<f16>(self, context),
-            DType::Bf16 => prepare::<bf16>(self, context),
-        }
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            match self.dtype {
+                DType::F32 => prepare::<f32>(self, context).await,
+                DType::F16 => prepare::<f16>(self, context).await,
+                DType::Bf16 => prepare::<bf16>(self, context).await,
+            }
+        })
     }
 }
 
-fn prepare<T: Element>(case: &Case, context: &Context) -> Result<Prepared> {
-    let (_, verdict) = case.run(context)?;
+async fn prepare<T: Element>(case: &Case, context: &Context) -> Result<Prepared> {
+    let (_, verdict) = case.run_async(context).await?;
     verdict.map_err(|(index, gpu, cpu)| Error::Mismatch {
         kernel: "prune",
         index,

@@ -1,9 +1,8 @@
 //! Sparse products as workloads.
 
-use super::{Prepared, Workload};
+use super::{Prepared, Preparing, Workload};
 use crate::context::Context;
 use crate::element::DType;
-use crate::error::Result;
 use crate::ops::spmv::cases::Case;
 
 impl Workload for Case {
@@ -23,11 +22,13 @@ impl Workload for Case {
         Case::bytes(self)
     }
 
-    fn prepare(&self, context: &Context) -> Result<Prepared> {
-        self.compute_checked(context)?;
-        match (context.gpu(), self.record_on(context)?) {
-            (Some(gpu), Some(recording)) => Ok(Prepared::Gpu(gpu.clone(), recording)),
-            _ => Ok(Prepared::Cpu(self.call_on_cpu()?)),
-        }
+    fn prepare_async<'a>(&'a self, context: &'a Context) -> Preparing<'a> {
+        Box::pin(async move {
+            self.compute_checked(context).await?;
+            match (context.gpu(), self.record_on(context)?) {
+                (Some(gpu), Some(recording)) => Ok(Prepared::Gpu(gpu.clone(), recording)),
+                _ => Ok(Prepared::Cpu(self.call_on_cpu()?)),
+            }
+        })
     }
 }

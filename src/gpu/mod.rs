@@ -20,6 +20,7 @@ use kernel::Origin;
 pub use kernel::{Kernel, Recording, Step};
 pub(crate) use plan::{Budget, Planned, Window, grid, plan_windows};
 pub use statistics::Statistics;
+pub(crate) use timing::Instant;
 pub use timing::Timing;
 pub use view::BufferView;
 pub(crate) use view::check_workspace;

@@ -1,11 +1,11 @@
 //! Device time by timestamp queries, wall-clock time where there are none.
 
-#[cfg(not(target_arch = "wasm32"))]
-use super::Gpu;
-#[cfg(not(target_arch = "wasm32"))]
+use super::{Gpu, Readback};
 use crate::error::{Error, Result};
 #[cfg(not(target_arch = "wasm32"))]
-use std::time::Instant;
+pub(crate) use std::time::Instant;
+#[cfg(target_arch = "wasm32")]
+pub(crate) use web_time::Instant;
 
 /// A measured duration.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,10 +16,15 @@ pub struct Timing {
     pub timer: &'static str,
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl Gpu {
     /// Records into one compute pass, submits it, waits and says how long the device took.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn time(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<Timing> {
+        pollster::block_on(self.time_async(record))
+    }
+
+    /// As `time`, for browsers. Elsewhere it blocks: a thread that waits in the background would be in the measurement.
+    pub async fn time_async(&self, record: impl FnOnce(&mut wgpu::ComputePass<'_>)) -> Result<Timing> {
         self.check_alive()?;
         let mut encoder = self.device().create_command_encoder(&Default::default());
         // A software device's timestamps are the CPU's clock: wall time says the same and includes what the caller pays.
@@ -28,7 +33,7 @@ impl Gpu {
             let commands = self.scoped(|| encoder.finish())?;
             let start = Instant::now();
             self.submit(|| commands)?;
-            self.wait_idle()?;
+            self.idle().await?;
             return Ok(Timing {
                 seconds: start.elapsed().as_secs_f64(),
                 timer: "wall",
@@ -55,7 +60,7 @@ impl Gpu {
             record(&mut pass);
         }
         encoder.resolve_query_set(&queries, 0..2, &resolved, 0);
-        let bytes = self.read_back(encoder, &resolved, 16)?.wait()?;
+        let bytes = bytes(self.read_back(encoder, &resolved, 16)?).await?;
         let ticks: Vec<u64> = bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect();
         let (Some(&begin), Some(&end)) = (ticks.first(), ticks.get(1)) else {
             return Err(Error::Wgpu("timestamp queries came back empty".into()));
@@ -66,4 +71,18 @@ impl Gpu {
             timer: "timestamps",
         })
     }
+
+    async fn idle(&self) -> Result<()> {
+        #[cfg(not(target_arch = "wasm32"))]
+        return self.wait_idle();
+        #[cfg(target_arch = "wasm32")]
+        return self.idle_async().await;
+    }
+}
+
+async fn bytes(readback: Readback) -> Result<Vec<u8>> {
+    #[cfg(not(target_arch = "wasm32"))]
+    return readback.wait();
+    #[cfg(target_arch = "wasm32")]
+    return readback.ready().await;
 }

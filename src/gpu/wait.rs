@@ -140,6 +140,17 @@ impl Gpu {
         self.wait_until(None, || receiver.try_recv().is_ok())
     }
 
+    /// Completes when everything submitted so far is done.
+    #[cfg(target_arch = "wasm32")]
+    pub(super) async fn idle_async(&self) -> Result<()> {
+        self.counters().waits.count();
+        let (sender, receiver) = futures::channel::oneshot::channel();
+        self.queue().on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        receiver.await.map_err(|_| self.lost_error())
+    }
+
     /// Polls in slices until `done` says so, the device is lost or the time is up.
     #[cfg(not(target_arch = "wasm32"))]
     fn wait_until(&self, submission: Option<wgpu::SubmissionIndex>, mut done: impl FnMut() -> bool) -> Result<()> {

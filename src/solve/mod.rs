@@ -5,7 +5,6 @@
 //! compute pass, in f32; and the same on the host in f64, which is what residuals are judged by and what solves where there is no
 //! GPU.
 
-mod clock;
 mod colouring;
 pub mod conjugate_gradient;
 mod csr;

@@ -100,11 +100,11 @@ pub struct Data<T> {
 }
 
 macro_rules! by_type {
-    ($self:ident.$method:ident($($arg:expr),*)) => {
+    ($self:ident.$method:ident($($arg:expr),*) $($await:tt)*) => {
         match $self.dtype {
-            DType::F32 => $self.$method::<f32>($($arg),*),
-            DType::F16 => $self.$method::<f16>($($arg),*),
-            DType::Bf16 => $self.$method::<bf16>($($arg),*),
+            DType::F32 => $self.$method::<f32>($($arg),*) $($await)*,
+            DType::F16 => $self.$method::<f16>($($arg),*) $($await)*,
+            DType::Bf16 => $self.$method::<bf16>($($arg),*) $($await)*,
         }
     };
 }
@@ -126,6 +126,7 @@ impl Case {
     }
 
     /// Computes the case on a context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
         job::run(&self.problem(data)?, context)
     }
@@ -136,13 +137,19 @@ impl Case {
     }
 
     /// Computes the case on a context and holds it to the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
-        by_type!(self.run_as(context))
+        pollster::block_on(self.run_async(context))
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        by_type!(self.run_as(context).await)
+    }
+
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
-        let y = self.compute(context, &data)?;
+        let y = job::run_async(&self.problem(&data)?, context).await?;
         self.judge(&data, &y)
     }
 
@@ -151,13 +158,15 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of it to the oracle.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
-        by_type!(self.compute_checked_as(context))
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
+        by_type!(self.compute_checked_as(context).await)
     }
 
-    fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
+    async fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
-        job::run_checked(&self.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())
+        job::run_checked_async(&self.problem(&data)?, context, CrossCheck::Sampled)
+            .await
+            .map(|_| ())
     }
 
     /// Uploads the case and binds it.
@@ -214,22 +223,24 @@ impl verify::Case for Case {
         self.fill.name().into()
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (bound, unit) = match (self.dtype, self.backward) {
-            (DType::F32, false) => (FORWARD_ULPS, "ulp"),
-            (DType::F32, true) => (BACKWARD_U, "u of the gradient"),
-            _ => (1.0, "of the bound (half an ulp + that of f32)"),
-        };
-        let outcome = Case::run(self, context)?;
-        let (of_bound, mismatch) = match outcome {
-            Ok(error) => (error.of_bound, None),
-            Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
-        };
-        Ok(Verdict {
-            max_error: of_bound * bound,
-            bound,
-            unit,
-            mismatch,
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let (bound, unit) = match (self.dtype, self.backward) {
+                (DType::F32, false) => (FORWARD_ULPS, "ulp"),
+                (DType::F32, true) => (BACKWARD_U, "u of the gradient"),
+                _ => (1.0, "of the bound (half an ulp + that of f32)"),
+            };
+            let outcome = self.run_async(context).await?;
+            let (of_bound, mismatch) = match outcome {
+                Ok(error) => (error.of_bound, None),
+                Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
+            };
+            Ok(Verdict {
+                max_error: of_bound * bound,
+                bound,
+                unit,
+                mismatch,
+            })
         })
     }
 }

@@ -34,7 +34,6 @@
 //! of the softmax family.
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 pub(crate) mod kernels;

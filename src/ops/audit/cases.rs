@@ -79,17 +79,23 @@ impl Case {
     }
 
     /// Computes the case on a context; the answer and the oracle's.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<(TensorAudit, TensorAudit)> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<(TensorAudit, TensorAudit)> {
         match self.dtype {
-            DType::F32 => self.run_as::<f32>(context),
-            DType::F16 => self.run_as::<f16>(context),
-            DType::Bf16 => self.run_as::<bf16>(context),
+            DType::F32 => self.run_as::<f32>(context).await,
+            DType::F16 => self.run_as::<f16>(context).await,
+            DType::Bf16 => self.run_as::<bf16>(context).await,
         }
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<(TensorAudit, TensorAudit)> {
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<(TensorAudit, TensorAudit)> {
         let values = self.data::<T>();
-        let got = job::run(&Chunk { values: &values }, context)?;
+        let got = job::run_async(&Chunk { values: &values }, context).await?;
         Ok((got, reference::audit(&values)))
     }
 }
@@ -111,14 +117,16 @@ impl verify::Case for Case {
         format!("{:?}", self.fill).to_lowercase()
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (got, want) = Case::run(self, context)?;
-        let difference = difference(&got, &want);
-        Ok(Verdict {
-            max_error: difference.map_or(0.0, |(_, a, b)| (a - b).abs()),
-            bound: 0.0,
-            unit: "count",
-            mismatch: difference.map(|(at, got, want)| format!("counter {at} is {got}, should be {want}")),
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let (got, want) = self.run_async(context).await?;
+            let difference = difference(&got, &want);
+            Ok(Verdict {
+                max_error: difference.map_or(0.0, |(_, a, b)| (a - b).abs()),
+                bound: 0.0,
+                unit: "count",
+                mismatch: difference.map(|(at, got, want)| format!("counter {at} is {got}, should be {want}")),
+            })
         })
     }
 }

@@ -18,7 +18,6 @@
 //! # Source
 //! Micikevicius et al., Mixed Precision Training (2018), for the histogram of gradients and the choice of a loss scale.
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;

@@ -61,11 +61,11 @@ pub struct Data<T> {
 }
 
 macro_rules! by_type {
-    ($self:ident.$method:ident($($arg:expr),*)) => {
+    ($self:ident.$method:ident($($arg:expr),*) $($await:tt)*) => {
         match $self.dtype {
-            DType::F32 => $self.$method::<f32>($($arg),*),
-            DType::F16 => $self.$method::<f16>($($arg),*),
-            DType::Bf16 => $self.$method::<bf16>($($arg),*),
+            DType::F32 => $self.$method::<f32>($($arg),*) $($await)*,
+            DType::F16 => $self.$method::<f16>($($arg),*) $($await)*,
+            DType::Bf16 => $self.$method::<bf16>($($arg),*) $($await)*,
         }
     };
 }
@@ -133,6 +133,7 @@ impl Case {
     }
 
     /// Computes the case on a context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<BceOutput<T>> {
         job::run(&self.problem(data)?, context)
     }
@@ -160,13 +161,19 @@ impl Case {
     }
 
     /// Computes the case on a context and holds it to the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
-        by_type!(self.run_as(context))
+        pollster::block_on(self.run_async(context))
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        by_type!(self.run_as(context).await)
+    }
+
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
-        let output = self.compute(context, &data)?;
+        let output = job::run_async(&self.problem(&data)?, context).await?;
         self.judge(&data, &output)
     }
 
@@ -184,13 +191,15 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of it to the oracle.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
-        by_type!(self.compute_checked_as(context))
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
+        by_type!(self.compute_checked_as(context).await)
     }
 
-    fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
+    async fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
-        job::run_checked(&self.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())
+        job::run_checked_async(&self.problem(&data)?, context, CrossCheck::Sampled)
+            .await
+            .map(|_| ())
     }
 
     /// Uploads the case and binds it.
@@ -267,22 +276,24 @@ impl verify::Case for Case {
         text
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (bound, unit) = match (self.wanted, self.dtype) {
-            (Wanted::Loss, _) if self.reduction == LossReduction::None => (ELEMENT_U, "u * sum |terms|"),
-            (Wanted::Loss, _) => (REDUCED_U, "u * sum |terms|"),
-            (Wanted::Gradient, DType::F32) => (ELEMENT_U, "u * sum |terms|"),
-            _ => (1.0, "of the bound"),
-        };
-        let (of_bound, mismatch) = match Case::run(self, context)? {
-            Ok(error) => (error.of_bound, None),
-            Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
-        };
-        Ok(Verdict {
-            max_error: of_bound * bound,
-            bound,
-            unit,
-            mismatch,
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let (bound, unit) = match (self.wanted, self.dtype) {
+                (Wanted::Loss, _) if self.reduction == LossReduction::None => (ELEMENT_U, "u * sum |terms|"),
+                (Wanted::Loss, _) => (REDUCED_U, "u * sum |terms|"),
+                (Wanted::Gradient, DType::F32) => (ELEMENT_U, "u * sum |terms|"),
+                _ => (1.0, "of the bound"),
+            };
+            let (of_bound, mismatch) = match self.run_async(context).await? {
+                Ok(error) => (error.of_bound, None),
+                Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
+            };
+            Ok(Verdict {
+                max_error: of_bound * bound,
+                bound,
+                unit,
+                mismatch,
+            })
         })
     }
 }

@@ -36,7 +36,6 @@
 //! workgroup (8,192 elements) in a workspace, and take a second dispatch.
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub(crate) mod cpu;
 pub(crate) mod kernels;

@@ -225,6 +225,7 @@ impl Case {
     }
 
     /// Computes the case on a context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<CrossEntropyOutput<T>> {
         job::run(&self.problem(data)?, context)
     }
@@ -250,30 +251,38 @@ impl Case {
     }
 
     /// Computes the case on a context and holds it to the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         match self.dtype {
-            DType::F32 => self.run_as::<f32>(context),
-            DType::F16 => self.run_as::<f16>(context),
-            DType::Bf16 => self.run_as::<bf16>(context),
+            DType::F32 => self.run_as::<f32>(context).await,
+            DType::F16 => self.run_as::<f16>(context).await,
+            DType::Bf16 => self.run_as::<bf16>(context).await,
         }
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
-        let output = self.compute(context, &data)?;
+        let output = job::run_async(&self.problem(&data)?, context).await?;
         self.judge(&data, &output)
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
-        fn checked<T: Element>(case: &Case, context: &Context) -> Result<()> {
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
+        async fn checked<T: Element>(case: &Case, context: &Context) -> Result<()> {
             let data = case.data::<T>();
-            job::run_checked(&case.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())
+            job::run_checked_async(&case.problem(&data)?, context, CrossCheck::Sampled)
+                .await
+                .map(|_| ())
         }
         match self.dtype {
-            DType::F32 => checked::<f32>(self, context),
-            DType::F16 => checked::<f16>(self, context),
-            DType::Bf16 => checked::<bf16>(self, context),
+            DType::F32 => checked::<f32>(self, context).await,
+            DType::F16 => checked::<f16>(self, context).await,
+            DType::Bf16 => checked::<bf16>(self, context).await,
         }
     }
 
@@ -353,16 +362,18 @@ impl crate::verify::Case for Case {
         Case::detail(self)
     }
 
-    fn run(&self, context: &Context) -> Result<crate::verify::Verdict> {
-        let (max_error, mismatch) = match Case::run(self, context)? {
-            Ok(worst) => (worst.of_bound, None),
-            Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
-        };
-        Ok(crate::verify::Verdict {
-            max_error,
-            bound: 1.0,
-            unit: "of the bound",
-            mismatch,
+    fn run_async<'a>(&'a self, context: &'a Context) -> crate::verify::Judging<'a> {
+        Box::pin(async move {
+            let (max_error, mismatch) = match self.run_async(context).await? {
+                Ok(worst) => (worst.of_bound, None),
+                Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
+            };
+            Ok(crate::verify::Verdict {
+                max_error,
+                bound: 1.0,
+                unit: "of the bound",
+                mismatch,
+            })
         })
     }
 }

@@ -40,7 +40,6 @@
 //! Loss and gradient together read the logits once or twice and write the gradient once, with memory for a few numbers a row.
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 mod cpu;
 mod embed;

@@ -189,6 +189,7 @@ impl Case {
     }
 
     /// Computes the case: the result or the gradient of x, then the gradients of weight and bias.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Outputs<T>> {
         job::run(&self.problem(data)?, context)
     }
@@ -199,28 +200,36 @@ impl Case {
     }
 
     /// Computes the case on a context and holds it to the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
-        fn go<T: Element>(case: &Case, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        async fn go<T: Element>(case: &Case, context: &Context) -> Result<Result<MaxError, Mismatch>> {
             let data = case.data::<T>();
-            case.judge(&data, &case.compute(context, &data)?)
+            case.judge(&data, &job::run_async(&case.problem(&data)?, context).await?)
         }
         match self.dtype {
-            DType::F32 => go::<f32>(self, context),
-            DType::F16 => go::<f16>(self, context),
-            DType::Bf16 => go::<bf16>(self, context),
+            DType::F32 => go::<f32>(self, context).await,
+            DType::F16 => go::<f16>(self, context).await,
+            DType::Bf16 => go::<bf16>(self, context).await,
         }
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
-        fn go<T: Element>(case: &Case, context: &Context) -> Result<()> {
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
+        async fn go<T: Element>(case: &Case, context: &Context) -> Result<()> {
             let data = case.data::<T>();
-            job::run_checked(&case.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())
+            job::run_checked_async(&case.problem(&data)?, context, CrossCheck::Sampled)
+                .await
+                .map(|_| ())
         }
         match self.dtype {
-            DType::F32 => go::<f32>(self, context),
-            DType::F16 => go::<f16>(self, context),
-            DType::Bf16 => go::<bf16>(self, context),
+            DType::F32 => go::<f32>(self, context).await,
+            DType::F16 => go::<f16>(self, context).await,
+            DType::Bf16 => go::<bf16>(self, context).await,
         }
     }
 
@@ -285,17 +294,19 @@ impl verify::Case for Case {
         Case::detail(self)
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (bound, unit) = nominal(self.quantity, self.dtype);
-        let (of_bound, mismatch) = match Case::run(self, context)? {
-            Ok(error) => (error.of_bound, None),
-            Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
-        };
-        Ok(Verdict {
-            max_error: of_bound * bound,
-            bound,
-            unit,
-            mismatch,
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let (bound, unit) = nominal(self.quantity, self.dtype);
+            let (of_bound, mismatch) = match self.run_async(context).await? {
+                Ok(error) => (error.of_bound, None),
+                Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
+            };
+            Ok(Verdict {
+                max_error: of_bound * bound,
+                bound,
+                unit,
+                mismatch,
+            })
         })
     }
 }

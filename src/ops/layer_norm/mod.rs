@@ -41,7 +41,6 @@
 //! Ba, Kiros and Hinton (2016); Zhang and Sennrich (2019); variances after Chan, Golub and LeVeque (1983).
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;

@@ -10,7 +10,7 @@ use crate::gpu::{BufferView, Gpu, Recording};
 use crate::ops::unscale::cases::verdict;
 use crate::ops::unscale::{Gradient, HostLossScaler, LossScaler, LossScalerOptions};
 use crate::random::Random;
-use crate::verify::{self, Verdict};
+use crate::verify;
 
 /// Which optimizer, with its options.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,12 +110,20 @@ impl Case {
     }
 
     /// Takes the steps on a context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context) -> Result<Run<T>>
     where
         for<'a> Gradient<'a>: From<&'a mut Vec<T>>,
     {
+        pollster::block_on(self.compute_async(context))
+    }
+
+    async fn compute_async<T: Element>(&self, context: &Context) -> Result<Run<T>>
+    where
+        for<'a> Gradient<'a>: From<&'a mut Vec<T>>,
+    {
         match context.gpu() {
-            Some(gpu) => self.on_gpu(gpu),
+            Some(gpu) => self.on_gpu(gpu).await,
             None => self.on_cpu(),
         }
     }
@@ -156,7 +164,7 @@ impl Case {
         Ok(run)
     }
 
-    fn on_gpu<T: Element>(&self, gpu: &Gpu) -> Result<Run<T>> {
+    async fn on_gpu<T: Element>(&self, gpu: &Gpu) -> Result<Run<T>> {
         let device = self.bind::<T>(gpu)?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         let bytes = (self.count * T::DTYPE.size()) as u64;
@@ -171,7 +179,7 @@ impl Case {
         }
         let f32s = (self.count * 4) as u64;
         let outputs: Vec<(&wgpu::Buffer, u64)> = device.buffers[1..].iter().zip([f32s, f32s, f32s, bytes]).collect();
-        let read = gpu.read_back_all(encoder, &outputs)?.wait()?;
+        let read = gpu.read_back_all(encoder, &outputs)?.ready().await?;
         let at = |i: usize, len: u64| &read[i * f32s as usize..][..len as usize];
         Ok(Run {
             weight: bytemuck::pod_collect_to_vec(at(0, f32s)),
@@ -225,11 +233,17 @@ impl Case {
     }
 
     /// Computes on a context and compares with the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
         match self.dtype {
-            DType::F32 => Ok(self.judge(&self.compute::<f32>(context)?)),
-            DType::F16 => Ok(self.judge(&self.compute::<f16>(context)?)),
-            DType::Bf16 => Ok(self.judge(&self.compute::<bf16>(context)?)),
+            DType::F32 => Ok(self.judge(&self.compute_async::<f32>(context).await?)),
+            DType::F16 => Ok(self.judge(&self.compute_async::<f16>(context).await?)),
+            DType::Bf16 => Ok(self.judge(&self.compute_async::<bf16>(context).await?)),
         }
     }
 
@@ -419,7 +433,7 @@ impl verify::Case for Case {
         format!("{} steps{momentum}{bad}", self.steps)
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        Ok(verdict(Case::run(self, context)?))
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move { Ok(verdict(self.run_async(context).await?)) })
     }
 }

@@ -31,7 +31,6 @@
 //! Sutskever et al. (2013) for momentum as PyTorch has it; Loshchilov and Hutter (2019), "Decoupled weight decay regularization".
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 #[cfg(not(target_arch = "wasm32"))]
 mod chain;
@@ -208,7 +207,6 @@ impl BoundOptimizer {
     }
 
     // Only `bench` takes it, which is not there in a browser.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }

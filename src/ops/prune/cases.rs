@@ -1,7 +1,7 @@
 //! Cases of pruning: what tests, `verify` and `bench` share.
 
 use super::oneshot::Problem;
-use super::{Pruned, prune};
+use super::{Pruned, prune_async};
 use crate::context::Context;
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::Result;
@@ -25,6 +25,9 @@ impl Fill {
     /// All of them.
     pub const ALL: [Fill; 4] = [Fill::Ordinary, Fill::Bits, Fill::Ties, Fill::Close];
 }
+
+/// Where a result is wrong: element, result and oracle's.
+pub type Compared = std::result::Result<(), (usize, f64, f64)>;
 
 /// One case.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,19 +72,23 @@ impl Case {
     }
 
     /// Computes the case on a context; the result, and where it is wrong: element, result and oracle's.
-    #[allow(clippy::type_complexity)]
-    pub fn run(&self, context: &Context) -> Result<(Pruned, std::result::Result<(), (usize, f64, f64)>)> {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn run(&self, context: &Context) -> Result<(Pruned, Compared)> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<(Pruned, Compared)> {
         match self.dtype {
-            DType::F32 => self.run_as::<f32>(context),
-            DType::F16 => self.run_as::<f16>(context),
-            DType::Bf16 => self.run_as::<bf16>(context),
+            DType::F32 => self.run_as::<f32>(context).await,
+            DType::F16 => self.run_as::<f16>(context).await,
+            DType::Bf16 => self.run_as::<bf16>(context).await,
         }
     }
 
-    #[allow(clippy::type_complexity)]
-    fn run_as<T: Element>(&self, context: &Context) -> Result<(Pruned, std::result::Result<(), (usize, f64, f64)>)> {
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<(Pruned, Compared)> {
         let values = self.data::<T>();
-        let got = prune(context, &values, &self.shape, self.sparsity)?;
+        let got = prune_async(context, &values, &self.shape, self.sparsity).await?;
         let verdict = Problem::new(&values, &self.shape, self.sparsity)?.compare(&got);
         Ok((got, verdict))
     }
@@ -104,14 +111,16 @@ impl verify::Case for Case {
         format!("{:?}, sparsity {}", self.fill, self.sparsity).to_lowercase()
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (_, verdict) = Case::run(self, context)?;
-        let difference = verdict.err();
-        Ok(Verdict {
-            max_error: difference.map_or(0.0, |(_, got, want)| (got - want).abs()),
-            bound: 0.0,
-            unit: "value",
-            mismatch: difference.map(|(at, got, want)| format!("element {at} is {got}, should be {want}")),
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let (_, verdict) = self.run_async(context).await?;
+            let difference = verdict.err();
+            Ok(Verdict {
+                max_error: difference.map_or(0.0, |(_, got, want)| (got - want).abs()),
+                bound: 0.0,
+                unit: "value",
+                mismatch: difference.map(|(at, got, want)| format!("element {at} is {got}, should be {want}")),
+            })
         })
     }
 }

@@ -21,7 +21,6 @@
 //! # Errors
 //! [`Error::Option`] for a sparsity outside [0, 1].
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;

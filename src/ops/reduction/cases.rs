@@ -191,24 +191,39 @@ impl Case {
     ///
     /// # Errors
     /// What the computation refuses; inside, the first element that is wrong.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         match self.dtype {
-            DType::F32 => self.run_as::<f32>(context),
-            DType::F16 => self.run_as::<f16>(context),
-            DType::Bf16 => self.run_as::<bf16>(context),
+            DType::F32 => self.run_as::<f32>(context).await,
+            DType::F16 => self.run_as::<f16>(context).await,
+            DType::Bf16 => self.run_as::<bf16>(context).await,
         }
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<std::result::Result<MaxError, Mismatch>> {
         let data = self.data::<T>();
-        self.run_on(context, &data)
+        self.run_on_async(context, &data).await
     }
 
     /// As [`Case::run`], of data that is not the case's own.
     ///
     /// # Errors
     /// Those of [`Case::run`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run_on<T: Element>(
+        &self,
+        context: &Context,
+        data: &Data<T>,
+    ) -> Result<std::result::Result<MaxError, Mismatch>> {
+        pollster::block_on(self.run_on_async(context, data))
+    }
+
+    async fn run_on_async<T: Element>(
         &self,
         context: &Context,
         data: &Data<T>,
@@ -216,7 +231,7 @@ impl Case {
         let input = self.input(data);
         if let Some(upstream) = &data.upstream {
             let problem = GradientProblem::new(self.kind, &input, upstream, &self.options)?.with_chunk(self.chunk);
-            let dx = job::run(&problem, context)?;
+            let dx = job::run_async(&problem, context).await?;
             return match problem.compare(CrossCheck::Full, &dx) {
                 Ok(worst) => Ok(Ok(worst)),
                 Err(e) => Ok(Err(mismatch(e)?)),
@@ -225,7 +240,7 @@ impl Case {
         let problem = Problem::new(self.kind, &input, &self.options)?.with_chunk(self.chunk);
         let rows: Vec<reference::Row> = (0..problem.rows()).map(|row| problem.expected_row(row)).collect();
         let want: Vec<f64> = rows.iter().map(|r| r.value).collect();
-        Ok(match job::run(&problem, context)? {
+        Ok(match job::run_async(&problem, context).await? {
             Reduced::Values(y) => {
                 let bounds: Vec<f64> = rows.iter().map(|r| problem.bound(r)).collect();
                 check(&y, &want, &bounds)
@@ -246,6 +261,7 @@ impl Case {
     ///
     /// # Errors
     /// Those of [`super::reduce`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
         let input = self.input(data);
         let problem = Problem::new(self.kind, &input, &self.options)?.with_chunk(self.chunk);
@@ -256,26 +272,29 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
         match self.dtype {
-            DType::F32 => self.compute_checked_as::<f32>(context),
-            DType::F16 => self.compute_checked_as::<f16>(context),
-            DType::Bf16 => self.compute_checked_as::<bf16>(context),
+            DType::F32 => self.compute_checked_as::<f32>(context).await,
+            DType::F16 => self.compute_checked_as::<f16>(context).await,
+            DType::Bf16 => self.compute_checked_as::<bf16>(context).await,
         }
     }
 
-    fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
+    async fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
         let input = self.input(&data);
         if let Some(upstream) = &data.upstream {
             let problem = GradientProblem::new(self.kind, &input, upstream, &self.options)?;
-            return job::run_checked(&problem, context, CrossCheck::Sampled).map(drop);
+            return job::run_checked_async(&problem, context, CrossCheck::Sampled)
+                .await
+                .map(drop);
         }
-        job::run_checked(
+        job::run_checked_async(
             &Problem::new(self.kind, &input, &self.options)?,
             context,
             CrossCheck::Sampled,
         )
+        .await
         .map(|_| ())
     }
 
@@ -396,16 +415,18 @@ impl crate::verify::Case for Case {
         Case::detail(self)
     }
 
-    fn run(&self, context: &Context) -> Result<crate::verify::Verdict> {
-        let (max_error, mismatch) = match Case::run(self, context)? {
-            Ok(error) => (error.of_bound, None),
-            Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
-        };
-        Ok(crate::verify::Verdict {
-            max_error,
-            bound: 1.0,
-            unit: "of the bound",
-            mismatch,
+    fn run_async<'a>(&'a self, context: &'a Context) -> crate::verify::Judging<'a> {
+        Box::pin(async move {
+            let (max_error, mismatch) = match self.run_async(context).await? {
+                Ok(error) => (error.of_bound, None),
+                Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
+            };
+            Ok(crate::verify::Verdict {
+                max_error,
+                bound: 1.0,
+                unit: "of the bound",
+                mismatch,
+            })
         })
     }
 }

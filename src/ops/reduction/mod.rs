@@ -57,7 +57,6 @@
 //! Golub and LeVeque (1979).
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod gradient;

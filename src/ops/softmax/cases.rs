@@ -205,22 +205,29 @@ impl Case {
     }
 
     /// Computes the case on a context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn compute<T: Element>(&self, context: &Context, data: &Data<T>) -> Result<Vec<T>> {
         job::run(&self.problem(data)?, context)
     }
 
     /// Computes the case on a context and holds it to the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<Outcome, super::bounds::Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<Outcome, super::bounds::Mismatch>> {
         match self.dtype {
-            DType::F32 => self.run_as::<f32>(context),
-            DType::F16 => self.run_as::<f16>(context),
-            DType::Bf16 => self.run_as::<bf16>(context),
+            DType::F32 => self.run_as::<f32>(context).await,
+            DType::F16 => self.run_as::<f16>(context).await,
+            DType::Bf16 => self.run_as::<bf16>(context).await,
         }
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<Result<Outcome, super::bounds::Mismatch>> {
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<Result<Outcome, super::bounds::Mismatch>> {
         let data = self.data::<T>();
-        let y = self.compute(context, &data)?;
+        let y = job::run_async(&self.problem(&data)?, context).await?;
         let accuracy = self.accuracy(context)?;
         Ok(self
             .judge(&data, &y, accuracy)?
@@ -267,17 +274,19 @@ impl Case {
     }
 
     /// Computes the case and holds a sample of its rows to the oracle.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
         match self.dtype {
-            DType::F32 => self.compute_checked_as::<f32>(context),
-            DType::F16 => self.compute_checked_as::<f16>(context),
-            DType::Bf16 => self.compute_checked_as::<bf16>(context),
+            DType::F32 => self.compute_checked_as::<f32>(context).await,
+            DType::F16 => self.compute_checked_as::<f16>(context).await,
+            DType::Bf16 => self.compute_checked_as::<bf16>(context).await,
         }
     }
 
-    fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
+    async fn compute_checked_as<T: Element>(&self, context: &Context) -> Result<()> {
         let data = self.data::<T>();
-        job::run_checked(&self.problem(&data)?, context, CrossCheck::Sampled).map(|_| ())
+        job::run_checked_async(&self.problem(&data)?, context, CrossCheck::Sampled)
+            .await
+            .map(|_| ())
     }
 
     /// Uploads the case and binds it.

@@ -36,7 +36,6 @@
 //! range reduction after Cody and Waite, online normaliser after Milakov and Gimelshein (2018).
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;
@@ -151,7 +150,6 @@ impl BoundSoftmax {
         &self.recording
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }

@@ -2,7 +2,7 @@
 
 use super::bounds::{MaxError, Mismatch};
 use super::oneshot::judge;
-use super::{Spmv, SpmvInput, SpmvOptions, SpmvScale, SpmvStrategy, cpu, forward, reference};
+use super::{Spmv, SpmvInput, SpmvOptions, SpmvScale, SpmvStrategy, cpu, forward_async, reference};
 use crate::context::{Context, CrossCheck};
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::{Error, Result};
@@ -12,6 +12,7 @@ use crate::job::checked_rows;
 use crate::random::Random;
 use crate::sparse::{Csr, Narrowing};
 use crate::verify::{self, Verdict};
+use futures::future::LocalBoxFuture;
 
 /// A matrix by its generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,40 +219,45 @@ impl Case {
         (x, (self.scale[1] != 0.0).then(|| draw(rows)))
     }
 
-    fn with<R>(&self, run: impl FnOnce(&dyn Runs) -> Result<R>) -> Result<R> {
-        match self.dtype {
-            DType::F32 => run(&Made::<f32>::new(self)?),
-            DType::F16 => run(&Made::<f16>::new(self)?),
-            DType::Bf16 => run(&Made::<bf16>::new(self)?),
-        }
+    fn made(&self) -> Result<Box<dyn Runs>> {
+        Ok(match self.dtype {
+            DType::F32 => Box::new(Made::<f32>::new(self)?),
+            DType::F16 => Box::new(Made::<f16>::new(self)?),
+            DType::Bf16 => Box::new(Made::<bf16>::new(self)?),
+        })
     }
 
     /// Computes on a context and compares with the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
-        self.with(|made| made.run(context, CrossCheck::Full))
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        self.made()?.run(context, CrossCheck::Full).await
     }
 
     /// Computes and compares a sample of rows.
-    pub(crate) fn compute_checked(&self, context: &Context) -> Result<()> {
-        self.with(|made| made.run(context, CrossCheck::Sampled))?
-            .map(drop)
-            .map_err(|m| Error::Mismatch {
-                kernel: self.op_name(),
-                index: m.index,
-                gpu: m.got,
-                cpu: m.want,
-                bound: m.bound,
-            })
+    pub(crate) async fn compute_checked(&self, context: &Context) -> Result<()> {
+        let verdict = self.made()?.run(context, CrossCheck::Sampled).await?;
+        verdict.map(drop).map_err(|m| Error::Mismatch {
+            kernel: self.op_name(),
+            index: m.index,
+            gpu: m.got,
+            cpu: m.want,
+            bound: m.bound,
+        })
     }
 
     /// The case on a device, bound.
     pub(crate) fn record_on(&self, context: &Context) -> Result<Option<Recording>> {
-        self.with(|made| made.record_on(context))
+        self.made()?.record_on(context)
     }
 
     /// The case on the CPU path.
     pub(crate) fn call_on_cpu(&self) -> Result<Box<dyn FnMut() + Send>> {
-        self.with(|made| made.call_on_cpu())
+        self.made()?.call_on_cpu()
     }
 
     pub(crate) fn op_name(&self) -> &'static str {
@@ -288,9 +294,12 @@ struct Made<T> {
     y0: Option<Vec<f32>>,
 }
 
+/// What comparing with the oracle gives.
+type Compared = Result<Result<MaxError, Mismatch>>;
+
 /// The same for any storage type.
 trait Runs {
-    fn run(&self, context: &Context, how: CrossCheck) -> Result<Result<MaxError, Mismatch>>;
+    fn run<'a>(&'a self, context: &'a Context, how: CrossCheck) -> LocalBoxFuture<'a, Compared>;
     fn record_on(&self, context: &Context) -> Result<Option<Recording>>;
     fn call_on_cpu(&self) -> Result<Box<dyn FnMut() + Send>>;
 }
@@ -330,27 +339,29 @@ impl<T: Element + Float> Made<T> {
 }
 
 impl<T: Element + Float> Runs for Made<T> {
-    fn run(&self, context: &Context, how: CrossCheck) -> Result<Result<MaxError, Mismatch>> {
-        let input = self.input();
-        let y = forward(context, &input)?;
-        let matrix = self.matrix()?;
-        let verdict = judge(&matrix, &input, &y, checked_rows(how, matrix.rows()));
-        if let (Matrix::Mixed(_, true), Ok(error)) = (self.case.matrix, verdict)
-            && error.of_bound > 0.0
-        {
-            // Integers are exact.
-            let (index, k) = (error.index, self.case.vectors);
-            let sum = reference::row(&matrix, index / k, |j| self.x[j * k + index % k].into());
-            let [alpha, beta] = self.case.scale.map(f64::from);
-            let old = self.y0.as_ref().map_or(0.0, |y0| y0[index].into());
-            return Ok(Err(Mismatch {
-                index,
-                got: y[index].into(),
-                want: reference::element(alpha, sum, beta, old),
-                bound: 0.0,
-            }));
-        }
-        Ok(verdict)
+    fn run<'a>(&'a self, context: &'a Context, how: CrossCheck) -> LocalBoxFuture<'a, Compared> {
+        Box::pin(async move {
+            let input = self.input();
+            let y = forward_async(context, &input).await?;
+            let matrix = self.matrix()?;
+            let verdict = judge(&matrix, &input, &y, checked_rows(how, matrix.rows()));
+            if let (Matrix::Mixed(_, true), Ok(error)) = (self.case.matrix, verdict)
+                && error.of_bound > 0.0
+            {
+                // Integers are exact.
+                let (index, k) = (error.index, self.case.vectors);
+                let sum = reference::row(&matrix, index / k, |j| self.x[j * k + index % k].into());
+                let [alpha, beta] = self.case.scale.map(f64::from);
+                let old = self.y0.as_ref().map_or(0.0, |y0| y0[index].into());
+                return Ok(Err(Mismatch {
+                    index,
+                    got: y[index].into(),
+                    want: reference::element(alpha, sum, beta, old),
+                    bound: 0.0,
+                }));
+            }
+            Ok(verdict)
+        })
     }
 
     fn record_on(&self, context: &Context) -> Result<Option<Recording>> {
@@ -476,16 +487,18 @@ impl verify::Case for Case {
         format!("alpha {alpha}, beta {beta}{strategy}")
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let (max_error, mismatch) = match Case::run(self, context)? {
-            Ok(error) => (error.of_bound, None),
-            Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
-        };
-        Ok(Verdict {
-            max_error,
-            bound: 1.0,
-            unit: "of the bound",
-            mismatch,
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let (max_error, mismatch) = match self.run_async(context).await? {
+                Ok(error) => (error.of_bound, None),
+                Err(m) => ((m.got - m.want).abs() / m.bound, Some(m.to_string())),
+            };
+            Ok(Verdict {
+                max_error,
+                bound: 1.0,
+                unit: "of the bound",
+                mismatch,
+            })
         })
     }
 }

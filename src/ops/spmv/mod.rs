@@ -18,7 +18,6 @@
 //! are split; more where the entries do not fit one storage binding.
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 pub mod cpu;
 mod kernels;

@@ -2,7 +2,7 @@
 
 use super::bounds::{self, MaxError, Mismatch, check};
 use super::options::{LossScalerOptions, UnscaleOptions, UnscaleReport};
-use super::{Gradient, LossScaler, Unscale, UnscaleViews, cpu, reference, unscale};
+use super::{Gradient, LossScaler, Unscale, UnscaleViews, cpu, reference, unscale_async};
 use crate::context::Context;
 use crate::element::{DType, Element, bf16, f16};
 use crate::error::Result;
@@ -122,15 +122,21 @@ impl Case {
     }
 
     /// Computes on a context and compares with the oracle.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<Result<MaxError, Mismatch>> {
         match self.dtype {
-            DType::F32 => self.run_as::<f32>(context),
-            DType::F16 => self.run_as::<f16>(context),
-            DType::Bf16 => self.run_as::<bf16>(context),
+            DType::F32 => self.run_as::<f32>(context).await,
+            DType::F16 => self.run_as::<f16>(context).await,
+            DType::Bf16 => self.run_as::<bf16>(context).await,
         }
     }
 
-    fn run_as<T: Element>(&self, context: &Context) -> Result<Result<MaxError, Mismatch>>
+    async fn run_as<T: Element>(&self, context: &Context) -> Result<Result<MaxError, Mismatch>>
     where
         for<'a> Gradient<'a>: From<&'a mut Vec<T>>,
     {
@@ -141,7 +147,7 @@ impl Case {
             .collect();
         let report = {
             let mut gradients: Vec<Gradient<'_>> = data.iter_mut().map(Gradient::from).collect();
-            unscale(context, &mut gradients, self.scale, self.max_norm)?
+            unscale_async(context, &mut gradients, self.scale, self.max_norm).await?
         };
         let want = reference::unscale(&inputs, self.scale.into(), self.max_norm.map(f64::from));
         Ok(self.judge(&data, &report, &want))
@@ -308,8 +314,8 @@ impl verify::Case for Case {
         format!("{}, scale {}{clip}", self.fill.name(), self.scale)
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        Ok(verdict(Case::run(self, context)?))
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move { Ok(verdict(self.run_async(context).await?)) })
     }
 }
 

@@ -32,7 +32,6 @@
 //! Micikevicius et al. (2018), "Mixed precision training".
 
 pub mod bounds;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 #[cfg(not(target_arch = "wasm32"))]
 mod chain;

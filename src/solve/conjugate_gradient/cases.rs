@@ -1,7 +1,9 @@
 //! Solves that `bench` times.
 
 use super::reference::{self, Control};
-use super::{BoundConjugateGradient, CgOptions, CgViews, ConjugateGradient, Form, LinearSystem, conjugate_gradient};
+use super::{
+    BoundConjugateGradient, CgOptions, CgViews, ConjugateGradient, Form, LinearSystem, conjugate_gradient_async,
+};
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
@@ -112,7 +114,7 @@ impl Case {
     ///
     /// # Errors
     /// [`Error::Mismatch`] unless it converges.
-    pub(crate) fn check(&self, context: &Context) -> Result<()> {
+    pub(crate) async fn check(&self, context: &Context) -> Result<()> {
         let small = Case { side: 64, ..*self };
         let made = small.make()?;
         let system =
@@ -121,7 +123,7 @@ impl Case {
             check_every: 50,
             ..small.options(1e-4)
         };
-        let report = conjugate_gradient(context, &system, &options)?.report;
+        let report = conjugate_gradient_async(context, &system, &options).await?.report;
         if report.converged() {
             return Ok(());
         }
@@ -153,14 +155,14 @@ impl Case {
     }
 
     /// The iterations on the CPU path.
-    pub(crate) fn call_on_cpu(&self, made: Made) -> Box<dyn FnMut() + Send> {
+    pub(crate) fn call_on_cpu(&self, made: Made) -> impl FnMut() + use<> {
         let control = Control::unverified(0.0, self.iterations);
-        Box::new(move || {
+        move || {
             let mut product = |x: &[f64], y: &mut [f64]| made.operator.apply(x, y);
             let mut apply = |r: &[f64], z: &mut [f64]| made.preconditioner.apply(r, z);
             let run = reference::conjugate_gradient(&mut product, Some(&mut apply), &made.b, None, &control);
             std::hint::black_box(run.map_or(0, |run| run.iterations));
-        })
+        }
     }
 }
 

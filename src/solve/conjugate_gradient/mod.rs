@@ -28,7 +28,6 @@
 //! # Errors
 //! Shapes, options, and a device that is lost. A system that cannot be solved is no error: the [`super::Report`] says so.
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 mod device;
 mod kernels;

@@ -7,8 +7,8 @@ use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::float::ldexp;
+use crate::gpu::Instant;
 use crate::gpu::{BufferView, Gpu, Readback};
-use crate::solve::clock::Clock;
 use crate::solve::range::{RangedSystem, check_finite};
 use crate::solve::refinement::{Correction, LIFT, RefinementOptions, lifted, refine_async, residual};
 use crate::solve::vector;
@@ -64,7 +64,7 @@ fn on_cpu(system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Res
     let control = Control::new(options.rtol, options.iteration_limit(n));
     (0..systems)
         .map(|k| {
-            let clock = Clock::start();
+            let clock = Instant::now();
             let range = k * n..(k + 1) * n;
             let b = &system.b[range.clone()];
             let x0 = system.x0.map(|x0| &x0[range]);
@@ -89,7 +89,7 @@ fn on_cpu(system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Res
                 betas: &run.betas,
                 preconditioner: system.preconditioner,
                 unit_roundoff: f64::EPSILON / 2.0,
-                seconds: clock.seconds(),
+                seconds: clock.elapsed().as_secs_f64(),
                 ..RunFacts::new(run.outcome, options.rtol, run.iterations)
             };
             let report = Report::assess(system.operator, b, &run.x, &facts, &options.report)?;
@@ -520,7 +520,7 @@ async fn drive_updated(machine: &mut Machine<'_>, b: &[f64], goal: Goal) -> Resu
 }
 
 async fn unrefined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, systems: usize) -> Result<Vec<Solution>> {
-    let clock = Clock::start();
+    let clock = Instant::now();
     let n = system.operator.size();
     let none = Identity::new(n);
     let mut machine = Machine::new(
@@ -537,7 +537,7 @@ async fn unrefined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, sy
         patience: None,
     };
     let found = drive(&mut machine, system.b, system.x0, goal).await?;
-    let seconds = clock.seconds();
+    let seconds = clock.elapsed().as_secs_f64();
     found
         .into_iter()
         .zip(system.b.chunks_exact(n))
@@ -568,7 +568,7 @@ async fn refined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, syst
     let limit = options.iteration_limit(n);
     let mut solutions = Vec::new();
     for k in 0..systems {
-        let clock = Clock::start();
+        let clock = Instant::now();
         let range = k * n..(k + 1) * n;
         let b = &system.b[range.clone()];
         let x0 = system.x0.map(|x0| &x0[range]);
@@ -661,7 +661,7 @@ async fn refined(gpu: &Gpu, system: &LinearSystem<'_>, options: &CgOptions, syst
             preconditioner: system.preconditioner,
             unit_roundoff: f64::EPSILON / 2.0,
             refinements: updates,
-            seconds: clock.seconds(),
+            seconds: clock.elapsed().as_secs_f64(),
             ..RunFacts::new(outcome, options.rtol, used)
         };
         let report = Report::assess(system.operator, b, &found.x, &facts, &options.report)?;

@@ -1,6 +1,5 @@
 //! Solves by relaxation, on a device and on the CPU path.
 
-use super::super::clock::Clock;
 use super::super::range::{RangedSystem, check_finite};
 use super::super::vector::norm;
 use super::super::{Breakdown, LinearOperator, Outcome, Report, RunFacts, Solution};
@@ -11,6 +10,7 @@ use crate::accuracy::U;
 use crate::context::Context;
 use crate::element::DType;
 use crate::error::{Error, Result};
+use crate::gpu::Instant;
 use crate::gpu::{BufferView, Gpu};
 use crate::sparse::Csr;
 
@@ -455,7 +455,7 @@ impl Problem<'_> {
     }
 
     async fn solve_in_range(&self, context: &Context) -> Result<Solution> {
-        let clock = Clock::start();
+        let clock = Instant::now();
         let norm_b = norm(self.b);
         let fresh = || -> Result<(State, Option<Outcome>)> {
             let mut state = self.start();
@@ -484,7 +484,7 @@ impl Problem<'_> {
                 }
             }
         };
-        self.report(state, outcome, context.gpu().is_some(), clock.seconds())
+        self.report(state, outcome, context.gpu().is_some(), clock.elapsed().as_secs_f64())
     }
 }
 

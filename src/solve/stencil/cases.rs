@@ -102,14 +102,20 @@ impl Case {
     ///
     /// # Errors
     /// Those of [`LinearOperator::bind`], [`crate::Error::DeviceLost`], [`crate::Error::Timeout`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn run(&self, context: &Context) -> Result<std::result::Result<f64, Mismatch>> {
+        pollster::block_on(self.run_async(context))
+    }
+
+    /// As `run`, under any executor.
+    pub async fn run_async(&self, context: &Context) -> Result<std::result::Result<f64, Mismatch>> {
         let stencil = self.stencil()?;
         let x: Vec<f64> = self.x().into_iter().map(f64::from).collect();
         let y: Vec<f32> = match (self.record_on(context)?, context.gpu()) {
             (Some((bound, output)), Some(gpu)) => {
                 let mut encoder = gpu.device().create_command_encoder(&Default::default());
                 bound.record(&mut encoder);
-                let bytes = gpu.read_back(encoder, &output, x.len() as u64 * 4)?.wait()?;
+                let bytes = gpu.read_back(encoder, &output, x.len() as u64 * 4)?.ready().await?;
                 bytemuck::pod_collect_to_vec(&bytes)
             }
             _ => {
@@ -149,17 +155,19 @@ impl verify::Case for Case {
         format!("{:?}", self.kind).to_lowercase()
     }
 
-    fn run(&self, context: &Context) -> Result<Verdict> {
-        let verdict = Case::run(self, context)?;
-        let of_bound = match &verdict {
-            Ok(of_bound) => *of_bound,
-            Err(m) => (m.got - m.want).abs() / m.bound,
-        };
-        Ok(Verdict {
-            max_error: of_bound,
-            bound: 1.0,
-            unit: "of (log2 p + 6) u sum|ax|",
-            mismatch: verdict.err().map(|m| m.to_string()),
+    fn run_async<'a>(&'a self, context: &'a Context) -> verify::Judging<'a> {
+        Box::pin(async move {
+            let verdict = self.run_async(context).await?;
+            let of_bound = match &verdict {
+                Ok(of_bound) => *of_bound,
+                Err(m) => (m.got - m.want).abs() / m.bound,
+            };
+            Ok(Verdict {
+                max_error: of_bound,
+                bound: 1.0,
+                unit: "of (log2 p + 6) u sum|ax|",
+                mismatch: verdict.err().map(|m| m.to_string()),
+            })
         })
     }
 }

@@ -31,7 +31,6 @@
 //! # Errors
 //! [`Error::Option`] and [`Error::Shape`] for what is no grid; [`Error::Limit`] where a tensor does not fit a binding of the device.
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod cases;
 mod kernels;
 mod options;
