@@ -153,6 +153,8 @@ check_kernels() {
     (cd "$work" && exec node verify.mjs "$work/web/macheps_web.js" "$@")
 }
 
+# Mesa looks for a private folder.
+export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$work}
 prepare_dawn
 [ $# -eq 0 ] || shift
 "check_$part" "$@"
