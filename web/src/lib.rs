@@ -58,12 +58,12 @@ impl Host {
         let adapter = instance.request_adapter(&options).await?;
         let (device, queue) = macheps_fluid::open_device(&adapter).await?;
         failure::watch(&device);
+        let mut wanted = TIMED.to_vec();
         let mut workloads = bench::cases(true, None);
-        let first = |op: &&str| workloads.iter().position(|w| w.op() == **op);
-        let mut timed: Vec<usize> = TIMED.iter().filter_map(first).collect();
-        timed.sort_unstable();
-        let mut place = 0..;
-        workloads.retain(|_| place.next().is_some_and(|at| timed.contains(&at)));
+        workloads.retain(|workload| {
+            let place = wanted.iter().position(|op| *op == workload.op());
+            place.map(|place| wanted.swap_remove(place)).is_some()
+        });
         Ok(Host {
             context: Context::from_gpu(Gpu::borrow(&device, &queue)),
             cases: verify::cases(None),
