@@ -6,18 +6,23 @@ set -u
 usage() {
     cat <<'TEXT'
 Usage: scripts/dawn-check.sh [shaders]
+       scripts/dawn-check.sh kernels [OPERATION]
 
   shaders  every variant of every shader as shipped goes before Tint, and each entry point becomes a pipeline; needs
            no driver (the default)
+  kernels  the crate's own `verify` cases, compiled to wasm32 (scripts/wasm-toolchain.sh), run through Dawn on lavapipe,
+           with and without subgroups and native f16, within the bounds that hold natively
 
-Needs Node 20 or later and npm's registry; about 130 MB are kept under target/dawn.
+Dawn needs lavapipe of Mesa 25. Where the one installed is older, Debian's backports serve: the driver is unpacked (nothing is
+installed) into the work folder. Where it cannot be had, SwiftShader serves.
+Node 20 or later is needed, and npm's registry; about 200 MB are kept under target/dawn.
 Exit code: 0 all passed; 1 something failed; 3 skipped, and the last line says why.
 TEXT
 }
 
 part=${1:-shaders}
 case $part in
-    shaders) ;;
+    shaders | kernels) ;;
     -h | --help)
         usage
         exit 0
@@ -43,7 +48,7 @@ say() {
     printf 'dawn: %s\n' "$1"
 }
 
-# npm's packages stand where its lock file's copy says that they are complete.
+# npm's packages stand complete where `ready` is a copy of their lock file.
 prepare_dawn() {
     command -v node >/dev/null && command -v npm >/dev/null || skip 'no Node with npm on the PATH'
     local major
@@ -52,13 +57,14 @@ prepare_dawn() {
     cp scripts/dawn/*.mjs scripts/dawn/*.json "$work" || exit 1
     if ! cmp -s scripts/dawn/package-lock.json "$work/ready"; then
         say 'fetching Dawn (npm package webgpu)'
+        rm -f "$work/ready"
         (cd "$work" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error </dev/null) ||
             skip 'npm cannot download the package webgpu (see above)'
         cp scripts/dawn/package-lock.json "$work/ready" || exit 1
     fi
     local problem
     problem=$(cd "$work" && node --input-type=module --eval 'await import("webgpu")' 2>&1) ||
-        skip "Dawn does not load here: $(printf '%s\n' "$problem" | grep -m 1 Error)"
+        skip "Dawn does not load here: $(grep -m 1 Error <<<"$problem")"
 }
 
 check_shaders() {
@@ -74,5 +80,72 @@ check_shaders() {
     (cd "$work" && exec node tint.mjs "$work/shaders")
 }
 
+# takes MANIFEST: whether Dawn takes the driver, whose name is then in `device`.
+takes() {
+    [ -f "$1" ] && device=$(cd "$work" && VK_DRIVER_FILES=$1 node verify.mjs --adapter 2>/dev/null)
+}
+
+# Debian's backports have a newer Mesa, linked with the libraries of the release.
+fetch_mesa() {
+    local codename
+    codename=$(. /etc/os-release 2>/dev/null && echo "${VERSION_CODENAME:-}")
+    [ "$codename" = bookworm ] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
+    say "fetching Mesa's lavapipe from the backports (12 MB)"
+    rm -rf "$mesa"
+    mkdir -p "$mesa/lists/partial" "$mesa/packages" "$mesa/root" || return 1
+    cat >"$mesa/backports.sources" <<'TEXT'
+Types: deb
+URIs: http://deb.debian.org/debian
+Suites: bookworm-backports
+Components: main
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+TEXT
+    # Lists and caches of its own: the system's stay as they are.
+    local apt=(apt-get -qq -o "Dir::Etc::SourceList=$mesa/backports.sources" -o Dir::Etc::SourceParts=-
+        -o "Dir::State::Lists=$mesa/lists" -o Dir::Cache::PkgCache= -o Dir::Cache::SrcPkgCache=)
+    "${apt[@]}" update </dev/null || return 1
+    (cd "$mesa/packages" && "${apt[@]}" download mesa-vulkan-drivers libdrm2 </dev/null) || return 1
+    local package
+    for package in "$mesa"/packages/*.deb; do
+        dpkg-deb --fsys-tarfile "$package" |
+            tar -x -C "$mesa/root" --wildcards './usr/lib/*/libdrm.so*' './usr/lib/*/libvulkan_lvp.so' 2>/dev/null
+    done
+    local driver
+    driver=$(echo "$mesa"/root/usr/lib/*/libvulkan_lvp.so)
+    [ -f "$driver" ] || return 1
+    rm -rf "$mesa/lists" "$mesa/packages"
+    printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.4.0"}}\n' "$driver" >"$mesa/lavapipe.json"
+}
+
+# Sets VK_DRIVER_FILES to a driver that Dawn takes.
+find_driver() {
+    local manifest mesa=$work/mesa
+    for manifest in /usr/share/vulkan/icd.d/lvp_icd*.json; do
+        takes "$manifest" && export VK_DRIVER_FILES=$manifest && return
+    done
+    if [ -f "$mesa/lavapipe.json" ] || fetch_mesa; then
+        local before=${LD_LIBRARY_PATH:-}
+        export LD_LIBRARY_PATH
+        LD_LIBRARY_PATH=$(echo "$mesa"/root/usr/lib/*-linux-gnu*)${before:+:$before}
+        takes "$mesa/lavapipe.json" && export VK_DRIVER_FILES=$mesa/lavapipe.json && return
+        LD_LIBRARY_PATH=$before
+    fi
+    say 'there is no lavapipe that Dawn takes'
+    manifest=/usr/lib/chromium/vk_swiftshader_icd.json
+    takes "$manifest" && export VK_DRIVER_FILES=$manifest && return
+    skip 'there is no driver that Dawn takes: neither lavapipe of Mesa 25 nor SwiftShader'
+}
+
+check_kernels() {
+    find_driver
+    say "on $device"
+    # The page's own module, so that there is one.
+    web/build.sh || exit
+    (cd "$work" && exec node verify.mjs "$root/web/pkg/macheps_web.js" "$@")
+}
+
+# Mesa looks for a private folder.
+export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$work}
 prepare_dawn
-check_shaders
+[ $# -eq 0 ] || shift
+"check_$part" "$@"

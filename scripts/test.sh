@@ -7,7 +7,8 @@ usage() {
 Usage: scripts/test.sh [--install-drivers] [--release]
 
 Runs the style checks, the documentation, the test suite on every adapter found, the suite's GPU part again at
-lavapipe's other subgroup widths, the build without any backend, and the wasm32 check.
+lavapipe's other subgroup widths, the build without any backend, the shaders in Dawn's compiler, the kernels on Dawn, and the
+wasm32 check.
 
   --install-drivers  first install the software drivers (lavapipe, GL, SwiftShader) with apt; needs root
   --release          also run the README's first command as on a machine without any Vulkan driver
@@ -252,6 +253,9 @@ group 'examples' run_examples
 group 'renderer' renderer
 group 'macheps-burn' macheps_burn
 group 'library without backends' cargo clippy --locked --lib --no-default-features -- -D warnings
+group 'shaders in Tint (Dawn)' scripts/dawn-check.sh shaders
+group 'kernels on Dawn' scripts/dawn-check.sh kernels
+# After the one before: the standard library that it is linked with serves the check too.
 group 'library for wasm32' scripts/wasm-check.sh
 if $release; then
     group 'first command of the README, no driver' first_command

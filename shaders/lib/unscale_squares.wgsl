@@ -43,7 +43,7 @@ fn add_squares(state: Running, magnitude: vec4<u32>, zero: u32) -> Running {
     // Relative to 2^exponent an element lies below 2; what is below 2^-62 does not count beside the largest.
     let relative = parts.exponent - vec4<i32>(next.exponent);
     let bits = (vec4<u32>(max(relative, vec4<i32>(0))) << vec4<u32>(23u)) | parts.fraction;
-    let counts = magnitude != vec4<u32>(0u) & relative > vec4<i32>(64);
+    let counts = (magnitude != vec4<u32>(0u)) & (relative > vec4<i32>(64));
     let y = opaque4(select(vec4<f32>(0.0), bitcast<vec4<f32>>(bits), counts), zero);
     next.sum = pair_add_positive4(next.sum, opaque4(y * y, zero), zero);
     return next;

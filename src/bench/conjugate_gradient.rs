@@ -31,7 +31,7 @@ impl Workload for Case {
             self.check(context).await?;
             let made = self.make()?;
             let Some(gpu) = context.gpu() else {
-                return Ok(Prepared::Cpu(self.call_on_cpu(made)));
+                return Ok(Prepared::Cpu(Box::new(self.call_on_cpu(made))));
             };
             let bound = self.on_device(gpu, &made)?;
             let iterations = self.iterations;
@@ -67,13 +67,21 @@ impl IterationCost {
 /// [`Error::Unsupported`] on the CPU path; [`Error::Mismatch`] where a solve does not converge.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn iteration_cost(context: &Context, case: &Case, budget: Duration) -> Result<IterationCost> {
+    pollster::block_on(iteration_cost_async(context, case, budget))
+}
+
+/// As `iteration_cost`, for browsers. Elsewhere it blocks.
+///
+/// # Errors
+/// Those of `iteration_cost`.
+pub async fn iteration_cost_async(context: &Context, case: &Case, budget: Duration) -> Result<IterationCost> {
     let Some(gpu) = context.gpu() else {
         return Err(Error::Unsupported {
             what: "the cost of an iteration on the CPU path".into(),
             reason: "it is about dispatches of a device".into(),
         });
     };
-    let mut solve = case.prepare(context)?;
+    let mut solve = case.prepare_async(context).await?;
     let made = case.make()?;
     let n = case.unknowns();
     let (x, y) = (gpu.upload("x", &vec![0; 4 * n])?, gpu.upload("y", &vec![0; 4 * n])?);
@@ -81,8 +89,7 @@ pub fn iteration_cost(context: &Context, case: &Case, budget: Duration) -> Resul
     let product = made.operator.bind(gpu, &OperatorCall::new(&view(&x), &view(&y)))?;
     let mut product = Prepared::Passes(gpu.clone(), Box::new(move |pass| product.record(pass)));
     let mut vectors = copy::prepare(context, case.vectors_moved() * 4 * n as u64)?;
-    let parts = [&mut solve, &mut product, &mut vectors];
-    let [solves, products, copies] = pollster::block_on(sample(parts, budget))?;
+    let [solves, products, copies] = sample([&mut solve, &mut product, &mut vectors], budget).await?;
     Ok(IterationCost {
         iteration: percentile(&solves, 0.5) / case.iterations as f64,
         product: percentile(&products, 0.5),

@@ -1,16 +1,18 @@
 //! Cross-entropy with its gradient in one go, and the same by operations that know nothing of each other: log-softmax, the loss
 //! of log-probabilities with its gradient, and the gradient of log-softmax. Their times in one run are what fusing is worth.
 
-use super::{Prepared, Preparing, Workload};
+use super::{Call, Prepared, Preparing, Workload};
 use crate::context::{Context, CrossCheck};
 use crate::element::DType;
 use crate::error::Result;
 use crate::gpu::{BufferView, Gpu, Recording};
 use crate::ops::cross_entropy::{
     CrossEntropy, CrossEntropyInput, CrossEntropyOptions, CrossEntropyViews, LossKind, TargetView,
+    cross_entropy_with_gradient_async,
 };
 use crate::ops::softmax::{Softmax, SoftmaxGradientViews, SoftmaxInput, SoftmaxKind, SoftmaxOptions, SoftmaxViews};
 use crate::verify::shape_text;
+use futures::FutureExt;
 
 /// One of the two ways, for logits of this shape.
 pub(super) struct FusedLoss {
@@ -107,18 +109,19 @@ impl FusedLoss {
         Ok(all)
     }
 
-    fn on_cpu(&self) -> Box<dyn FnMut() + Send> {
+    fn on_cpu(&self) -> Call {
         let (x, labels, shape, fused) = (self.logits(), self.labels(), self.shape.clone(), self.fused);
+        // The CPU path computes in the first poll.
         let context = Context::cpu();
         Box::new(move || {
             let options = CrossEntropyOptions::default();
             let input = CrossEntropyInput::new(&x, &shape, &labels);
             if fused {
-                let both = crate::ops::cross_entropy::cross_entropy_with_gradient(&context, &input, None, &options);
-                std::hint::black_box(both.ok());
+                let both = cross_entropy_with_gradient_async(&context, &input, None, &options);
+                std::hint::black_box(both.now_or_never());
                 return;
             }
-            let unfused = || {
+            let unfused = async {
                 let (kind, along) = (
                     SoftmaxKind::LogSoftmax,
                     SoftmaxOptions {
@@ -127,14 +130,14 @@ impl FusedLoss {
                     },
                 );
                 let logits = SoftmaxInput::new(&x, &shape);
-                let log_prob = crate::ops::softmax::forward(&context, kind, &logits, &along)?;
+                let log_prob = crate::ops::softmax::forward_async(&context, kind, &logits, &along).await?;
                 let picked = CrossEntropyInput { x: &log_prob, ..input };
                 let (loss, upstream) =
-                    crate::ops::cross_entropy::nll_loss_with_gradient(&context, &picked, None, &options)?;
-                let dx = crate::ops::softmax::backward(&context, kind, &logits, &upstream, &along)?;
+                    crate::ops::cross_entropy::nll_loss_with_gradient_async(&context, &picked, None, &options).await?;
+                let dx = crate::ops::softmax::backward_async(&context, kind, &logits, &upstream, &along).await?;
                 Ok::<_, crate::error::Error>((loss, dx))
             };
-            std::hint::black_box(unfused().ok());
+            std::hint::black_box(unfused.now_or_never());
         })
     }
 }
@@ -166,7 +169,7 @@ impl Workload for FusedLoss {
             let input = CrossEntropyInput::new(&x, &self.shape, &labels);
             let checked = context.clone().with_cross_check(CrossCheck::Sampled);
             let options = CrossEntropyOptions::default();
-            crate::ops::cross_entropy::cross_entropy_with_gradient_async(&checked, &input, None, &options).await?;
+            cross_entropy_with_gradient_async(&checked, &input, None, &options).await?;
             match context.gpu() {
                 Some(gpu) => Ok(Prepared::Gpu(gpu.clone(), self.on_gpu(gpu)?)),
                 None => Ok(Prepared::Cpu(self.on_cpu())),

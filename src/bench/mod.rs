@@ -13,7 +13,9 @@ mod reduction;
 mod spmv;
 mod stencil;
 
-pub use conjugate_gradient::{IterationCost, iteration_cost};
+#[cfg(not(target_arch = "wasm32"))]
+pub use conjugate_gradient::iteration_cost;
+pub use conjugate_gradient::{IterationCost, iteration_cost_async};
 
 use crate::context::Context;
 use crate::element::DType;
@@ -48,12 +50,19 @@ pub trait Workload: Send + Sync {
 /// A workload that is being prepared.
 pub type Preparing<'a> = LocalBoxFuture<'a, Result<Prepared>>;
 
-/// Records a workload into a compute pass.
+/// A call of the CPU path.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Call = Box<dyn FnMut() + Send>;
+/// A call of the CPU path.
 #[cfg(target_arch = "wasm32")]
-pub type Recorder = Box<dyn Fn(&mut wgpu::ComputePass<'_>)>;
+pub type Call = Box<dyn FnMut()>;
+
 /// Records a workload into a compute pass.
 #[cfg(not(target_arch = "wasm32"))]
 pub type Recorder = Box<dyn Fn(&mut wgpu::ComputePass<'_>) + Send>;
+/// Records a workload into a compute pass.
+#[cfg(target_arch = "wasm32")]
+pub type Recorder = Box<dyn Fn(&mut wgpu::ComputePass<'_>)>;
 
 /// A workload ready to run: on a GPU a recording, on the CPU path a function.
 pub enum Prepared {
@@ -62,7 +71,7 @@ pub enum Prepared {
     /// Anything else that records into a pass of a device.
     Passes(Gpu, Recorder),
     /// A call of the CPU path.
-    Cpu(Box<dyn FnMut() + Send>),
+    Cpu(Call),
 }
 
 impl std::fmt::Debug for Prepared {

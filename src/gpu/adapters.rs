@@ -97,6 +97,12 @@ impl DeviceInfo {
         }
     }
 
+    /// Whether to choose it by default. A browser does not say what kind of GPU it lends, but it does say which is a software one.
+    fn is_hardware_gpu(&self) -> bool {
+        let in_browser = self.backend == wgpu::Backend::BrowserWebGpu.to_string();
+        self.kind.is_hardware_gpu() || (in_browser && self.kind == DeviceKind::Other)
+    }
+
     /// Name and backend in one line.
     pub fn label(&self) -> String {
         format!("{} ({})", self.name, self.backend)
@@ -220,7 +226,7 @@ pub(crate) async fn choose(selector: &DeviceSelector) -> Result<(Choice, Option<
             .collect::<Vec<_>>()
             .join(", ")
     };
-    let hardware = found.iter().position(|f| f.info.kind.is_hardware_gpu());
+    let hardware = found.iter().position(|f| f.info.is_hardware_gpu());
     let (position, reason) = match &selector {
         DeviceSelector::Auto => match hardware {
             Some(p) => (Some(p), "the first hardware GPU".to_string()),

@@ -167,12 +167,13 @@ impl Gpu {
         }
     }
 
-    /// The same device with narrower capabilities, as if features were missing, for tests of the paths that then serve.
+    /// The same device with other capabilities, for tests: narrower ones, as if features were missing, of the paths that then
+    /// serve; wider ones where the device can do more than wgpu knows.
     #[doc(hidden)]
-    pub fn with_capabilities(&self, narrow: impl FnOnce(&mut Capabilities)) -> Gpu {
+    pub fn with_capabilities(&self, change: impl FnOnce(&mut Capabilities)) -> Gpu {
         let mut gpu = self.with_shader_edits(&[]);
         if let Some(inner) = Arc::get_mut(&mut gpu.inner) {
-            narrow(&mut inner.capabilities);
+            change(&mut inner.capabilities);
         }
         gpu
     }

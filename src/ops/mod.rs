@@ -34,7 +34,6 @@ pub fn shader_variants() -> Vec<(String, String)> {
 
 /// Whether a case of the operation `op` is meant by `name`: the operation itself, its gradient, the two ways to one result that
 /// `bench` compares, the norms by any order; without a name, all are.
-#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn is_meant(op: &str, name: Option<&str>) -> bool {
     let Some(name) = name else { return true };
     let Some(rest) = op.strip_prefix(name) else {

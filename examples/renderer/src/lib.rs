@@ -238,22 +238,60 @@ impl Simulation {
     pub fn history(&self) -> Result<Vec<FrameRecord>> {
         let device = self.gpu.device();
         let norms = readback::read_buffer(device, &self.queue, &self.norms_kept)?;
-        let norms: Vec<[f32; 2]> = bytemuck::pod_collect_to_vec(&norms);
         let stamps = match self.clock.buffer() {
             Some(buffer) => readback::read_buffer(device, &self.queue, buffer)?,
             None => Vec::new(),
         };
+        Ok(self.decoder().decode(&norms, &stamps))
+    }
+
+    /// The same without blocking, in a submission of its own. Frames may go on while it waits: the simulation is not borrowed.
+    ///
+    /// # Errors
+    /// [`FluidError::Macheps`]: the device is lost.
+    pub fn history_async(&self) -> impl Future<Output = Result<Vec<FrameRecord>>> + use<> {
+        let mut sources = vec![(&self.norms_kept, self.norms_kept.size())];
+        sources.extend(self.clock.buffer().map(|buffer| (buffer, buffer.size())));
+        let encoder = self.gpu.device().create_command_encoder(&Default::default());
+        let started = self.gpu.read_back_all(encoder, &sources);
+        let (decoder, split) = (self.decoder(), self.norms_kept.size() as usize);
+        async move {
+            let bytes = started?.ready().await?;
+            let (norms, stamps) = bytes.split_at(split);
+            Ok(decoder.decode(norms, stamps))
+        }
+    }
+
+    fn decoder(&self) -> Decoder {
+        Decoder {
+            frames: self.frame,
+            cells: self.cells,
+            clock: self.clock.clone(),
+        }
+    }
+}
+
+/// What the bytes of a history mean.
+struct Decoder {
+    frames: u64,
+    cells: usize,
+    clock: Clock,
+}
+
+impl Decoder {
+    fn decode(&self, norms: &[u8], stamps: &[u8]) -> Vec<FrameRecord> {
+        let norms: Vec<[f32; 2]> = bytemuck::pod_collect_to_vec(norms);
         let root_mean = |norm: f32| f64::from(norm) / (self.cells as f64).sqrt();
         let room = norms.len() as u64;
-        Ok((self.frame.saturating_sub(room)..self.frame)
+        (self.frames.saturating_sub(room)..self.frames)
             .map(|frame| {
                 let [before, after] = norms[(frame % room) as usize];
                 FrameRecord {
                     before: root_mean(before),
                     after: root_mean(after),
-                    stages: self.clock.decode(&stamps, frame),
+                    stages: self.clock.decode(stamps, frame),
                 }
             })
-            .collect())
+            .collect()
     }
 }

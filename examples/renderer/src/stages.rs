@@ -48,6 +48,7 @@ const QUERIES: u32 = 2 * Stage::ALL.len() as u32;
 const FRAME_BYTES: u64 = 256;
 
 /// Timestamps of as many frames as it has room for, then of the last ones. Without the feature, of none.
+#[derive(Clone)]
 pub(crate) struct Clock {
     queries: Option<(wgpu::QuerySet, wgpu::Buffer)>,
     /// Milliseconds of a tick.

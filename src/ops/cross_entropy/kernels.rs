@@ -990,7 +990,8 @@ impl Blocks {
     ) -> Result<()> {
         let blocks = self.rows.div_ceil(BLOCK);
         let limit = u64::from(binder.max_workgroups).pow(2).min(1 << 24) as usize;
-        let window = self.window.min(limit * BLOCK);
+        // On wasm32 as many rows are more than a usize can count.
+        let window = self.window.min(limit.saturating_mul(BLOCK));
         let label = binder.dispatches.label();
         let kernel = gpu.kernel(label, source, entries[0])?;
         // Of no rows, too, there is a sum.

@@ -119,7 +119,6 @@ fn column_depth_term(rows: usize) -> f64 {
 }
 
 /// The bound in the unit that reports give.
-#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn nominal(quantity: Quantity, dtype: DType) -> (f64, &'static str) {
     if dtype != DType::F32 {
         return (1.0, "of the bound (half an ulp + that of f32)");

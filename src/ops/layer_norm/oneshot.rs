@@ -94,7 +94,6 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Forces a strategy on GPUs.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_strategy(mut self, strategy: Option<LayerNormStrategy>) -> Self {
         self.strategy = strategy;
         self
@@ -152,7 +151,6 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Holds everything that came out to the oracle. Indices of a mismatch count through dx, dweight and dbias.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn judge(&self, outputs: &Outputs<T>) -> Result<super::bounds::MaxError, Mismatch> {
         let LayerNormInput { x, weight, bias, .. } = self.input;
         let expected = match self.upstream {

@@ -207,7 +207,6 @@ impl BoundOptimizer {
     }
 
     // Only `bench` takes it, which is not there in a browser.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }

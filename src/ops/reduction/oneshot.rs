@@ -92,7 +92,6 @@ impl<'a, T: Element> Problem<'a, T> {
         })
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_chunk(mut self, chunk: Option<usize>) -> Self {
         self.chunk = chunk;
         self
@@ -115,7 +114,6 @@ impl<'a, T: Element> Problem<'a, T> {
         reference::row(self.kind, &x, &second, self.options.correction)
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn rows(&self) -> usize {
         self.rows
     }
@@ -479,7 +477,6 @@ impl<T: Element> Job for Problem<'_, T> {
 
 impl<T: Element> Problem<'_, T> {
     /// Records the call on a device.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
         Ok(self.bound_on(gpu)?.0.into_recording())
     }
@@ -729,7 +726,6 @@ impl<'a, T: Element> GradientProblem<'a, T> {
         Ok(GradientProblem { problem, upstream })
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_chunk(self, chunk: Option<usize>) -> Self {
         GradientProblem {
             problem: self.problem.with_chunk(chunk),
@@ -808,7 +804,6 @@ impl<'a, T: Element> GradientProblem<'a, T> {
     }
 
     /// Records the call on a device.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn record(&self, gpu: &Gpu) -> Result<Recording> {
         Ok(self.bind_rows(gpu, 0, &self.problem.row_map())?.recording)
     }

@@ -150,7 +150,6 @@ impl BoundSoftmax {
         &self.recording
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn into_recording(self) -> Recording {
         self.recording
     }

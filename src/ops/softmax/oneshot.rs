@@ -144,14 +144,12 @@ impl<'a, T: Element> Problem<'a, T> {
     }
 
     /// Forces a strategy on GPUs.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn with_strategy(mut self, strategy: Option<Strategy>) -> Self {
         self.strategy = strategy;
         self
     }
 
     /// The oracle's answer.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn expected(&self) -> Expected {
         if self.y_shape.contains(&0) {
             return Expected::default();

@@ -155,14 +155,14 @@ impl Case {
     }
 
     /// The iterations on the CPU path.
-    pub(crate) fn call_on_cpu(&self, made: Made) -> Box<dyn FnMut() + Send> {
+    pub(crate) fn call_on_cpu(&self, made: Made) -> impl FnMut() + use<> {
         let control = Control::unverified(0.0, self.iterations);
-        Box::new(move || {
+        move || {
             let mut product = |x: &[f64], y: &mut [f64]| made.operator.apply(x, y);
             let mut apply = |r: &[f64], z: &mut [f64]| made.preconditioner.apply(r, z);
             let run = reference::conjugate_gradient(&mut product, Some(&mut apply), &made.b, None, &control);
             std::hint::black_box(run.map_or(0, |run| run.iterations));
-        })
+        }
     }
 }
 
