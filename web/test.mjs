@@ -14,7 +14,10 @@ const folder = fileURLToPath(new URL('.', import.meta.url));
 const LIMIT = 1000 * Number(process.env.MACHEPS_WEB_SECONDS ?? 900);
 
 const FLAGS = [
-  '--headless=new', '--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader', '--disable-background-networking',
+  '--headless=new', '--no-sandbox', '--enable-unsafe-webgpu',
+  // WebGPU, the canvas and the compositor on one driver: otherwise the browser has no image that all of them can share.
+  '--use-vulkan=swiftshader', '--use-angle=swiftshader', '--enable-features=Vulkan', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist',
+  '--disable-background-networking',
   '--disable-component-update', '--disable-sync', '--no-first-run', '--disable-quic', '--hide-scrollbars',
   '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1', '--remote-debugging-pipe',
 ];
