@@ -198,6 +198,10 @@ renderer() {
         cargo test --locked --no-fail-fast
 }
 
+page() {
+    (cd web && cargo fmt --check) && web/test.sh
+}
+
 # What runs the program or takes long without a word about subgroups is left to the first run.
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes.
 suite_at_vector_width() {
@@ -244,6 +248,7 @@ group 'shaders in Tint (Dawn)' scripts/dawn-check.sh shaders
 group 'kernels on Dawn' scripts/dawn-check.sh kernels
 # After the one before: the standard library that it is linked with serves the check too.
 group 'library for wasm32' scripts/wasm-check.sh
+group 'page in headless Chromium' page
 if $release; then
     group 'first command of the README, no driver' first_command
 fi
