@@ -8,7 +8,7 @@ Usage: scripts/test.sh [--install-drivers] [--release]
 
 Runs the style checks, the documentation, the test suite on every adapter found, the suite's GPU part again at
 lavapipe's other subgroup widths, the build without any backend, the shaders in Dawn's compiler, the kernels on Dawn, and the
-wasm32 check.
+wasm32 check, and the page in headless Chromium.
 
   --install-drivers  first install the software drivers (lavapipe, GL, SwiftShader) with apt; needs root
   --release          also run the README's first command as on a machine without any Vulkan driver

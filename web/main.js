@@ -352,6 +352,7 @@ async function step(section, run) {
 
 async function main() {
   if (!navigator.gpu) {
+    document.querySelector('main').hidden = true;
     $('summary').textContent = isSecureContext ? 'No WebGPU here.' : 'No WebGPU on a page that comes over plain http.';
     failed(without);
     document.body.dataset.done = 'true';

@@ -137,11 +137,14 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function until(page, expression, limit) {
   const end = Date.now() + limit;
-  let said = '';
+  let [said, next] = ['', Date.now() + 5000];
   while (!(await page.evaluate(expression))) {
     if (Date.now() > end) throw new Error(`after ${limit / 1000} s still not so: ${expression} (${said})`);
     const now = await page.evaluate(`[...document.querySelectorAll('section')].map((s) => s.querySelector('h2').textContent.trim()).join(' | ')`);
-    if (now !== said && process.stdout.isTTY) console.log(now);
+    if (now !== said && Date.now() > next) {
+      console.log(`     ${now}`);
+      next = Date.now() + 10_000;
+    }
     said = now;
     await pause(300);
   }
