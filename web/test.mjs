@@ -201,9 +201,11 @@ const COUNTS = `
 async function wholePage(browser, url) {
   const page = await browser.open(url, COUNTS);
   const start = Date.now();
-  await until(page, `document.body?.dataset.done === 'true'`, LIMIT);
+  // After a panic nothing that waits for the module ever ends.
+  await until(page, `document.body?.dataset.done === 'true' || document.body?.dataset.failed === 'true'`, LIMIT);
   console.log(`the page was done after ${Math.round((Date.now() - start) / 1000)} s`);
 
+  if ((await page.evaluate(`document.body.dataset.done`)) !== 'true') await page.picture('page-failed.png');
   const summary = await page.evaluate(`document.querySelector('#summary').textContent`);
   console.log(`     ${summary}`);
   const failures = await page.evaluate(`[...document.querySelectorAll('.failure')].filter((e) => !e.closest('noscript')).map((e) => e.textContent)`);
