@@ -92,9 +92,8 @@ async function showDevice(host) {
   $('features').replaceChildren(
     ...features.map(({ name, granted, use }) =>
       row(
-        element('th', { textContent: name }),
+        element('th', {}, name, element('small', { textContent: use })),
         cell(granted ? 'granted' : 'not there', granted ? 'good' : 'quiet'),
-        element('td', {}, element('small', { textContent: use })),
       ),
     ),
   );
