@@ -8,7 +8,7 @@ Usage: scripts/test.sh [--install-drivers] [--release]
 
 Runs the style checks, the documentation, the test suite on every adapter found, the suite's GPU part again at
 lavapipe's other subgroup widths, the build without any backend, the shaders in Dawn's compiler, the kernels on Dawn, and the
-wasm32 check.
+wasm32 check, and the page in headless Chromium.
 
   --install-drivers  first install the software drivers (lavapipe, GL, SwiftShader) with apt; needs root
   --release          also run the README's first command as on a machine without any Vulkan driver
@@ -204,6 +204,10 @@ macheps_burn() {
         cargo test --locked --no-fail-fast
 }
 
+page() {
+    (cd web && cargo fmt --check) && web/test.sh
+}
+
 # Lavapipe's subgroups are as wide as its vectors: 4, 8 (where nothing is said) and 16 lanes. What says nothing about them is left to
 # the first run: data sets, limits, windows, one-shots, kernels that work element by element. A driver that has not seen these widths
 # compiles every kernel anew, which is nearly all the time that this takes.
@@ -257,6 +261,7 @@ group 'shaders in Tint (Dawn)' scripts/dawn-check.sh shaders
 group 'kernels on Dawn' scripts/dawn-check.sh kernels
 # After the one before: the standard library that it is linked with serves the check too.
 group 'library for wasm32' scripts/wasm-check.sh
+group 'page in headless Chromium' page
 if $release; then
     group 'first command of the README, no driver' first_command
 fi
