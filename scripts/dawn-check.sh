@@ -6,12 +6,13 @@ set -u
 usage() {
     cat <<'TEXT'
 Usage: scripts/dawn-check.sh [shaders]
-       scripts/dawn-check.sh kernels [OPERATION]
+       scripts/dawn-check.sh kernels [--every N] [OPERATION]
 
   shaders  every variant of every shader as shipped goes before Tint, and each entry point becomes a pipeline; needs
            no driver (the default)
   kernels  the crate's own `verify` cases, compiled to wasm32 (scripts/wasm-toolchain.sh), run through Dawn on lavapipe,
-           with and without subgroups and native f16, within the bounds that hold natively
+           with and without subgroups and native f16, within the bounds that hold natively; with --every, one case in N,
+           others each time
 
 Dawn needs lavapipe of Mesa 25. Where the one installed is older, Debian's backports serve: the driver is unpacked (nothing is
 installed) into the work folder. Where it cannot be had, SwiftShader serves.

@@ -1,11 +1,14 @@
 // Runs the crate's own `verify` cases, compiled to wasm32, through Dawn on the Vulkan driver that VK_DRIVER_FILES names.
 // Node stands in for the browser: Dawn's classes become globals, and `navigator.gpu` is Dawn.
 //
-// usage: node verify.mjs MODULE.js [OPERATION]    MODULE.js is what wasm-bindgen made of web/
-//        node verify.mjs --adapter                says whether Dawn takes the driver: exit code 0 or 3
+// usage: node verify.mjs MODULE.js [--every N] [OPERATION]    MODULE.js is what wasm-bindgen made of web/
+//        node verify.mjs --adapter                            says whether Dawn takes the driver: exit code 0 or 3
+//
+// With --every, each form of the crate takes other cases: the first, one in N further on, and so forth.
 
 import { readFile } from 'node:fs/promises';
 import { pathToFileURL } from 'node:url';
+import { parseArgs } from 'node:util';
 import { create, globals } from 'webgpu';
 import { forDawn } from './wgsl.mjs';
 
@@ -46,7 +49,13 @@ globals.GPUDevice.prototype.createShaderModule = function (descriptor) {
     return createShaderModule.call(this, { ...descriptor, code });
 };
 
-const [, , path, operation] = process.argv;
+const { values: options, positionals } = parseArgs({ options: { every: { type: 'string', default: '1' } }, allowPositionals: true });
+const [path, operation] = positionals;
+const every = Number(options.every);
+if (!Number.isInteger(every) || every < 1) {
+    console.error(`--every ${options.every}: a whole number from 1 was expected`);
+    process.exit(2);
+}
 const { default: init, Host } = await import(pathToFileURL(path));
 await init({ module_or_path: await readFile(path.replace(/\.js$/, '_bg.wasm')) });
 
@@ -65,15 +74,21 @@ const forms = [
     { name: `subgroups of ${subgroup}`, subgroup, f16, software: true },
     { name: `subgroups of ${subgroup}, packed f16, hardware's strategies`, subgroup, f16: false, software: false },
 ];
-const wanted = [...host.cases().keys()].filter((at) => !operation || host.cases()[at] === operation);
+const cases = host.cases();
+const wanted = [...cases.keys()].filter((at) => !operation || cases[at] === operation);
+if (wanted.length === 0) {
+    console.error(`no operation ${operation}; there are ${[...new Set(cases)].join(', ')}`);
+    process.exit(2);
+}
 
 let passed = 0;
 let failed = 0;
-for (const form of forms) {
+for (const [turn, form] of forms.entries()) {
     const start = performance.now();
     host.assume(form.subgroup, form.f16, form.software);
     const rows = new Map();
-    for (const at of wanted) {
+    for (const [place, at] of wanted.entries()) {
+        if (place % every !== turn % every) continue;
         const report = JSON.parse(await host.verify(at));
         const row = rows.get(report.op) ?? { cases: 0, failed: 0, worst: 0 };
         rows.set(report.op, row);
