@@ -102,7 +102,7 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 TEXT
     # Lists and caches of its own: the system's stay as they are.
-    local apt=(apt-get -qq -o "Dir::Etc::SourceList=$mesa/backports.sources" -o Dir::Etc::SourceParts=-
+    local apt=(apt-get -qq -o APT::Sandbox::User=root -o "Dir::Etc::SourceList=$mesa/backports.sources" -o Dir::Etc::SourceParts=-
         -o "Dir::State::Lists=$mesa/lists" -o Dir::Cache::PkgCache= -o Dir::Cache::SrcPkgCache=)
     "${apt[@]}" update </dev/null || return 1
     (cd "$mesa/packages" && "${apt[@]}" download mesa-vulkan-drivers libdrm2 </dev/null) || return 1
