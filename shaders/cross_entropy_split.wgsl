@@ -6,7 +6,7 @@
 //
 // A chunk is a row of the dispatch: its number counts chunks fastest, `sizes.x` of them a row.
 // Bindings: 0 params, 1 x, 2 y, 3 logp, 4 labels, 5 weight, 6 upstream, 7 records, 8 head, 9 partials, 10 stats,
-// 11 loss, 12 prob.
+// 11 loss, 12 prob, 13 sums. Where an earlier call has kept what rows come to (REUSE), there is no first dispatch.
 // Barriers: only inside collectives.
 
 @group(0) @binding(1) var<storage, read> x_data: array<x_unit>;
@@ -98,15 +98,8 @@ fn scale_own(v: vec2<f32>, factor: f32) -> vec2<f32> {
     return vec2<f32>(p.x, opaque(p.y + v.y * factor, params.zero));
 }
 
-@compute @workgroup_size(WG)
-fn merge_chunks(inv: Invocation) {
-    let at = position(inv);
-    let lane = at % TEAM;
-    let number = (inv.group.x + inv.group.y * params.grid_x) * (WG / TEAM) + at / TEAM;
-    let live = number < params.rows;
-    let index = select(0u, number, live);
-    let owner = params.first_row + index;
-    let begin = owner * params.chunks;
+// The sums of a row from those of its chunks, the first of which is number `begin`.
+fn merged_totals(begin: u32, lane: u32, at: u32) -> RowTotals {
     var top = 0u;
     var unit = NOTHING;
     var dot_unit = NOTHING;
@@ -159,11 +152,28 @@ fn merge_chunks(inv: Invocation) {
     totals.mass = team_sum(masses[0], at, params.zero);
     totals.unit = unit;
     totals.dot_unit = dot_unit;
-    let s = row_stats(totals);
+    return totals;
+}
+
+@compute @workgroup_size(WG)
+fn merge_chunks(inv: Invocation) {
+    let at = position(inv);
+    let lane = at % TEAM;
+    let number = (inv.group.x + inv.group.y * params.grid_x) * (WG / TEAM) + at / TEAM;
+    let live = number < params.rows;
+    let index = select(0u, number, live);
+    let owner = params.first_row + index;
     let row = aimed(locate_row(index), 0u);
+    var totals: RowTotals;
+    if REUSE {
+        totals = kept_totals(row);
+    } else {
+        totals = merged_totals(owner * params.chunks, lane, at);
+    }
+    let s = row_stats(totals);
     let outcome = row_outcome(row, totals, s);
     if live && lane == 0u {
-        keep_record(row, outcome);
+        keep_row(row, outcome, totals);
         stats[owner] = Merged(
             s.top,
             select(0u, 1u, s.special),

@@ -11,6 +11,7 @@ struct Params {
     upstream_strides: vec4<u32>,
     loss_strides: vec4<u32>,
     record_strides: vec4<u32>,
+    sums_strides: vec4<u32>,
     // Element of the binding at which row 0 begins: x, y, logp, labels or probabilities.
     bases: vec4<u32>,
     // The same: weight, upstream, loss, records.
@@ -44,7 +45,8 @@ struct Params {
     // Blocks of BLOCK rows: how many there are, and the first of this dispatch.
     blocks: u32,
     first_block: u32,
-    spare: u32,
+    // Element at which the kept sums of row 0 begin.
+    sums_base: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,6 +1,6 @@
 // Rows of the losses over classes: where they lie, what their targets weigh, and what they come to (needs
 // cross_entropy_params, softmax_math, softmax_quads, signed_team and one each of cross_entropy_labels or _probabilities, _weight,
-// _gradient, _log_prob, _each or _reduced).
+// _gradient, _log_prob, _each or _reduced, _sums_none, _keep or _reuse).
 //
 // With q_j the target's weight of class j, (remain * t_j + spread) * weight_j, the loss is sum q_j (log S - (x_j - m)), and the
 // gradient (Q p_j - q_j) times the upstream gradient, Q = sum q_j. Where q_j is 0 the class adds nothing. DENSE says that more than one q_j differs from 0.
@@ -23,6 +23,7 @@ struct Row {
     upstream: u32,
     loss: u32,
     record: u32,
+    sums: u32,
     // Its label, counted from its first entry.
     label: u32,
     state: u32,
@@ -49,6 +50,7 @@ fn locate_row(row: u32) -> Row {
         params.more_bases.y + along(index, params.upstream_strides),
         params.more_bases.z + along(index, params.loss_strides),
         params.more_bases.w + along(index, params.record_strides),
+        params.sums_base + along(index, params.sums_strides),
         NO_LABEL,
         ORDINARY,
         params.len,

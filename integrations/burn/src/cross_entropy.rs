@@ -6,14 +6,13 @@ use burn::tensor::{DType as BurnDType, Int, IntDType, Shape, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
-use macheps::ops::cross_entropy::TargetView;
+use macheps::ops::cross_entropy::{RowSums, TargetView};
 use macheps::{CrossEntropy, CrossEntropyOptions, CrossEntropyViews, DType, Error, LossKind, LossReduction, Result};
 
 /// Cross-entropy of logits `[rows, classes]` against one class label a row: f32, one value, or one a row without reduction.
 ///
-/// In training, forward computes loss and gradient together; what the graph keeps is that gradient, and the backward pass multiplies it
-/// by the gradient with respect to the loss, in place. Of 16-bit logits it keeps the logits and computes the gradient in the backward pass, so
-/// that a scaled loss lifts it before it is rounded.
+/// In training, the graph keeps the logits and 32 bytes a row, and the backward pass makes the gradient from them in one read and one
+/// write, multiplied by the gradient with respect to the loss before it is rounded.
 ///
 /// Definition, error bounds and what becomes of infinities and NaN: [`macheps::ops::cross_entropy`]. A label that is neither a class nor
 /// [`CrossEntropyOptions::ignore_index`] makes its row's loss and gradient NaN.
@@ -107,26 +106,28 @@ pub(crate) fn loss(
     Ok(loss)
 }
 
-pub(crate) fn loss_and_gradient(
+pub(crate) fn loss_and_sums(
     x: CubeTensor,
     labels: CubeTensor,
     weight: Weights<CubeBackend>,
     options: CrossEntropyOptions,
 ) -> Result<(CubeTensor, CubeTensor)> {
-    let (loss, gradient) = (losses(&x, &options), place::like(&x));
+    let loss = losses(&x, &options);
+    let sums = place::empty(&x.client, &x.device, shape_of_sums(x.meta.shape()), BurnDType::F32);
     let outputs = Outputs {
         loss: Some(&loss),
-        gradient: Some(&gradient),
-        upstream: None,
+        sums: Some(&sums),
+        ..Outputs::default()
     };
     run(x, labels, weight, options, outputs)?;
-    Ok((loss, gradient))
+    Ok((loss, sums))
 }
 
 pub(crate) fn gradient(
     x: CubeTensor,
     labels: CubeTensor,
     weight: Weights<CubeBackend>,
+    sums: CubeTensor,
     upstream: CubeTensor,
     options: CrossEntropyOptions,
 ) -> Result<CubeTensor> {
@@ -135,6 +136,7 @@ pub(crate) fn gradient(
         loss: None,
         gradient: Some(&gradient),
         upstream: Some(&upstream),
+        sums: Some(&sums),
     };
     run(x, labels, weight, options, outputs)?;
     Ok(gradient)
@@ -148,18 +150,24 @@ pub(crate) fn shape_of_losses(logits: &Shape, options: &CrossEntropyOptions) -> 
     }
 }
 
+/// The shape of what the rows of logits of this shape come to.
+pub(crate) fn shape_of_sums(logits: &Shape) -> Shape {
+    [logits[0], RowSums::BYTES_PER_ROW as usize / BurnDType::F32.size()].into()
+}
+
 /// The losses of these logits, still to be written.
 fn losses(x: &CubeTensor, options: &CrossEntropyOptions) -> CubeTensor {
     let shape = shape_of_losses(x.meta.shape(), options);
     place::empty(&x.client, &x.device, shape, BurnDType::F32)
 }
 
-/// What is wanted, and what the gradient is to be multiplied by.
+/// What is wanted, what the gradient is to be multiplied by, and what the rows come to: written with a loss, read for a gradient.
 #[derive(Default)]
 struct Outputs<'a> {
     loss: Option<&'a CubeTensor>,
     gradient: Option<&'a CubeTensor>,
     upstream: Option<&'a CubeTensor>,
+    sums: Option<&'a CubeTensor>,
 }
 
 fn run(
@@ -194,6 +202,13 @@ fn run(
     views.loss = place(outputs.loss, DType::F32)?;
     views.upstream = place(outputs.upstream, DType::F32)?;
     views.grad = place(outputs.gradient, dtype)?;
+    views.row_sums = place(outputs.sums, DType::F32)?.map(|view| {
+        let (buffer, offset) = (view.buffer().clone(), view.offset() as u64 * 4);
+        match outputs.gradient {
+            None => RowSums::Keep { buffer, offset },
+            Some(_) => RowSums::Reuse { buffer, offset },
+        }
+    });
     let bound = CrossEntropy::new(&gpu, LossKind::CrossEntropy, dtype, options)?.bind(&views)?;
     place::submit(&gpu, |encoder| bound.record(encoder));
     Ok(())

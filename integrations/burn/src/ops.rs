@@ -7,12 +7,11 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind, unary};
 #[cfg(feature = "fusion")]
 use burn::backend::fusion::custom::TensorSpec;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Autodiff, Backend, ExtensionType, TensorMetadata, backend_extension};
+use burn::backend::{Autodiff, Backend, ExtensionType, backend_extension};
 #[cfg(feature = "fusion")]
 use burn::tensor::DType;
-use burn::tensor::Shape;
 use burn_cubecl::CubeBackend;
-use macheps::{CrossEntropyOptions, Error, LossReduction, Result, SoftmaxKind, SoftmaxOptions};
+use macheps::{CrossEntropyOptions, Error, Result, SoftmaxKind, SoftmaxOptions};
 
 /// How much the classes weigh in a loss.
 #[derive(Clone, Debug, ExtensionType)]
@@ -57,23 +56,26 @@ pub trait MachepsGradients: MachepsOps {
         options: SoftmaxOptions,
     ) -> FloatTensor<Self>;
 
-    /// Cross-entropy and the gradient of its sum with respect to the logits, in one go.
+    /// Cross-entropy, and what the rows come to, for the gradient later.
     #[fusion(meta = |x, _labels, _weight, options| {
-        (TensorSpec::new(cross_entropy::shape_of_losses(&x.shape, options), DType::F32), x.clone())
+        let losses = cross_entropy::shape_of_losses(&x.shape, options);
+        let sums = cross_entropy::shape_of_sums(&x.shape);
+        (TensorSpec::new(losses, DType::F32), TensorSpec::new(sums, DType::F32))
     })]
-    fn macheps_cross_entropy_fused(
+    fn macheps_cross_entropy_kept(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
         #[extension_type] weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradient of cross-entropy with respect to the logits.
+    /// The gradient of cross-entropy with respect to the logits, from what the rows came to.
     #[fusion(dtype = x, shape = x)]
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
         #[extension_type] weight: Weights<Self>,
+        sums: FloatTensor<Self>,
         upstream: FloatTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self>;
@@ -117,23 +119,24 @@ impl MachepsGradients for CubeBackend {
         done(softmax::backward(x, upstream, kind, options))
     }
 
-    fn macheps_cross_entropy_fused(
+    fn macheps_cross_entropy_kept(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
         weight: Weights<Self>,
         options: CrossEntropyOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        done(cross_entropy::loss_and_gradient(x, labels, weight, options))
+        done(cross_entropy::loss_and_sums(x, labels, weight, options))
     }
 
     fn macheps_cross_entropy_gradient(
         x: FloatTensor<Self>,
         labels: IntTensor<Self>,
         weight: Weights<Self>,
+        sums: FloatTensor<Self>,
         upstream: FloatTensor<Self>,
         options: CrossEntropyOptions,
     ) -> FloatTensor<Self> {
-        done(cross_entropy::gradient(x, labels, weight, upstream, options))
+        done(cross_entropy::gradient(x, labels, weight, sums, upstream, options))
     }
 
     fn macheps_spmm_transposed(x: FloatTensor<Self>, matrix: SparseMatrix) -> FloatTensor<Self> {
@@ -166,13 +169,15 @@ impl<B: MachepsGradients, C: CheckpointStrategy> MachepsOps for Autodiff<B, C> {
         match CrossEntropyStep.prepare::<C>([x.node()]).compute_bound().stateful() {
             OpsKind::Tracked(step) => {
                 let x = x.into_primitive();
-                // In 16 bits the gradient of a mean may underflow before a scaled loss lifts it.
-                if x.dtype().size() < 4 {
-                    let loss = B::macheps_cross_entropy(x.clone(), labels.clone(), weight.clone(), options);
-                    return step.finish(CrossEntropyState::Inputs(x, labels, weight, options), loss);
-                }
-                let (loss, gradient) = B::macheps_cross_entropy_fused(x, labels, weight, options);
-                step.finish(CrossEntropyState::Gradient(gradient, options.reduction), loss)
+                let (loss, sums) = B::macheps_cross_entropy_kept(x.clone(), labels.clone(), weight.clone(), options);
+                let state = CrossEntropyState {
+                    x,
+                    labels,
+                    weight,
+                    sums,
+                    options,
+                };
+                step.finish(state, loss)
             }
             OpsKind::UnTracked(step) => {
                 step.finish(B::macheps_cross_entropy(x.into_primitive(), labels, weight, options))
@@ -209,32 +214,23 @@ impl<B: MachepsGradients> Backward<B, 1> for SoftmaxStep {
 #[derive(Debug)]
 struct CrossEntropyStep;
 
-/// What a backward pass begins with.
+/// What was given, and what the rows came to: 32 bytes each.
 #[derive(Clone, Debug)]
-enum CrossEntropyState<B: Backend> {
-    /// The gradient of the sum of the losses.
-    Gradient(FloatTensor<B>, LossReduction),
-    /// What was given.
-    Inputs(FloatTensor<B>, IntTensor<B>, Weights<B>, CrossEntropyOptions),
+struct CrossEntropyState<B: Backend> {
+    x: FloatTensor<B>,
+    labels: IntTensor<B>,
+    weight: Weights<B>,
+    sums: FloatTensor<B>,
+    options: CrossEntropyOptions,
 }
 
 impl<B: MachepsGradients> Backward<B, 1> for CrossEntropyStep {
     type State = CrossEntropyState<B>;
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let state = ops.state;
-        unary::<B, _>(ops.parents, ops.node, grads, |upstream| match state {
-            CrossEntropyState::Gradient(gradient, reduction) => {
-                let rows = match reduction {
-                    LossReduction::None => gradient.shape()[0],
-                    LossReduction::Mean | LossReduction::Sum => 1,
-                };
-                // In the gradient's own memory, which nobody else holds.
-                B::float_mul(gradient, B::float_reshape(upstream, Shape::new([rows, 1])))
-            }
-            CrossEntropyState::Inputs(x, labels, weight, options) => {
-                B::macheps_cross_entropy_gradient(x, labels, weight, upstream, options)
-            }
+        let kept = ops.state;
+        unary::<B, _>(ops.parents, ops.node, grads, |upstream| {
+            B::macheps_cross_entropy_gradient(kept.x, kept.labels, kept.weight, kept.sums, upstream, kept.options)
         });
     }
 }

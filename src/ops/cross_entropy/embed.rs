@@ -31,7 +31,8 @@ use std::sync::Arc;
 ///
 /// # Cost
 /// One read and one write of the logits where a row fits on chip, else two reads and one write; 16 bytes of workspace a row (56 and 40
-/// for each chunk of classes where rows are split). Rows that are ignored are not read. One dispatch, one more for the
+/// for each chunk of classes where rows are split). Without the gradient one read, two of longer rows on devices that run on a CPU, where
+/// exponentials cost more; the gradient later, from [`RowSums`], one read and one write. Rows that are ignored are not read. One dispatch, one more for the
 /// reduction and the check of labels, one more to count a weighted mean's divisor; each of those two takes another beyond 4,096 rows.
 ///
 /// ```no_run
@@ -81,6 +82,33 @@ pub enum TargetView {
     Probabilities(BufferView),
 }
 
+/// What rows come to (maximum, sums), 32 bytes a row, for a gradient made later than its loss, from an upstream gradient that is only
+/// known then: the first call reads the logits once, the second reads them once and writes the gradient, and nothing else of them has
+/// to be kept. In C order over the logits' shape without the classes, from byte `offset` of the buffer on, a multiple of 32.
+#[derive(Clone, Debug)]
+pub enum RowSums {
+    /// Written, by a call without gradient.
+    Keep {
+        /// The buffer, with usage `STORAGE`.
+        buffer: wgpu::Buffer,
+        /// In bytes.
+        offset: u64,
+    },
+    /// Read, by a call without loss: an earlier one with the same logits, targets, weights and options has written them, in whatever
+    /// strategy.
+    Reuse {
+        /// The buffer, with usage `STORAGE`.
+        buffer: wgpu::Buffer,
+        /// In bytes.
+        offset: u64,
+    },
+}
+
+impl RowSums {
+    /// Bytes that a row takes.
+    pub const BYTES_PER_ROW: u64 = kernels::SUMS_OF_ROW;
+}
+
 /// What a call works on. Losses, weights and upstream gradients are f32 whatever the storage of the logits.
 #[derive(Clone, Debug)]
 pub struct CrossEntropyViews {
@@ -101,6 +129,8 @@ pub struct CrossEntropyViews {
     /// Scratch of at least [`CrossEntropy::workspace_size`] bytes at an offset that is a multiple of 256; where none is given, `bind`
     /// allocates it. Its first word is the status: zero it before the first use.
     pub workspace: Option<(wgpu::Buffer, u64)>,
+    /// What rows come to, kept for a later call or taken from an earlier one.
+    pub row_sums: Option<RowSums>,
 }
 
 impl CrossEntropyViews {
@@ -115,6 +145,7 @@ impl CrossEntropyViews {
             grad: None,
             upstream: None,
             workspace: None,
+            row_sums: None,
         }
     }
 }
@@ -182,8 +213,7 @@ impl CrossEntropy {
     }
 
     /// Forces a strategy in place of the choice by shape and device; where it cannot serve, `bind` gives [`Error::Unsupported`].
-    /// Here [`Strategy::Subgroup`] and [`Strategy::Columns`] take maximum and sums in one read, as `Online` does, and
-    /// `Workgroup` holds rows of at most 16,384 classes on chip.
+    /// Here [`Strategy::Columns`] takes maximum and sums in one read, as `Online` does, and `Workgroup` holds rows of at most 16,384 classes on chip.
     pub fn with_strategy(mut self, strategy: Strategy) -> CrossEntropy {
         self.strategy = Some(strategy);
         self
@@ -212,8 +242,8 @@ impl CrossEntropy {
         kernels::strategy_for(&self.gpu, &Self::check_shape(x)?, self.strategy)
     }
 
-    /// Bytes of workspace that a call on these logits needs: 8 a row and 32 for every 4,096 rows, and in [`Strategy::Split`]
-    /// 32 a row and 32 a chunk of a row.
+    /// Bytes of workspace that a call on these logits needs: 16 a row and 32 for every 4,096 rows, and in [`Strategy::Split`]
+    /// 40 a row and 40 a chunk of a row more.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Unsupported`], [`Error::Limit`].
@@ -321,6 +351,32 @@ impl CrossEntropy {
             }
             ranges.push(("target", buffer, *offset..offset + rows * 4, false));
         }
+        if let Some(sums) = &views.row_sums {
+            let (RowSums::Keep { buffer, offset } | RowSums::Reuse { buffer, offset }) = sums;
+            let keep = matches!(sums, RowSums::Keep { .. });
+            let (mode, excluded) = if keep {
+                ("keep", ("grad", views.grad.is_some()))
+            } else {
+                ("reuse", ("loss", views.loss.is_some()))
+            };
+            if excluded.1 {
+                return Err(Error::Unsupported {
+                    what: format!("row_sums to {mode} in a call for the {}", excluded.0),
+                    reason: "a call for the loss keeps them, a later one for the gradient takes them".into(),
+                });
+            }
+            check_storage("row_sums", buffer)?;
+            let size = rows.checked_mul(RowSums::BYTES_PER_ROW);
+            let end = size.and_then(|bytes| bytes.checked_add(*offset));
+            if !offset.is_multiple_of(RowSums::BYTES_PER_ROW) || end.is_none_or(|end| end > buffer.size()) {
+                return Err(Error::shape(
+                    "row_sums",
+                    format!("{rows} rows of 32 bytes at an offset that is a multiple of 32"),
+                    format!("offset {offset} in a buffer of {} bytes", buffer.size()),
+                ));
+            }
+            ranges.push(("row_sums", buffer, *offset..*offset + size.unwrap_or(0), keep));
+        }
         if let Some((buffer, offset)) = &views.workspace {
             check_workspace(buffer, *offset, need, [])?;
             ranges.push(("workspace", buffer, *offset..offset + need, true));
@@ -331,8 +387,12 @@ impl CrossEntropy {
                     return Err(Error::Aliased { first, second });
                 }
             }
-            for (first, other, other_range, _) in &ranges[..i] {
-                if other == buffer && other_range.start < range.end && range.start < other_range.end {
+            for (first, other, other_range, other_written) in &ranges[..i] {
+                if (*written || *other_written)
+                    && other == buffer
+                    && other_range.start < range.end
+                    && range.start < other_range.end
+                {
                     return Err(Error::Aliased { first, second });
                 }
             }
@@ -361,6 +421,7 @@ impl CrossEntropy {
             grad: lifted_views[1].as_ref(),
             upstream: views.upstream.as_ref(),
             workspace: Some((&workspace, offset)),
+            row_sums: views.row_sums.as_ref(),
             strategy: self.strategy,
             divisors: self.divisors,
         };

@@ -1,5 +1,6 @@
 //! The losses over classes on a device: which strategy, which variant of the shaders, which dispatches.
 
+use super::embed::RowSums;
 use super::options::{CrossEntropyOptions, LossKind, LossReduction};
 use crate::element::DType;
 use crate::error::{Error, Result};
@@ -29,6 +30,9 @@ const EACH: &str = include_str!("../../../shaders/lib/cross_entropy_each.wgsl");
 const REDUCED: &str = include_str!("../../../shaders/lib/cross_entropy_reduced.wgsl");
 const CLASS_WEIGHT: &str = include_str!("../../../shaders/lib/cross_entropy_class_weight.wgsl");
 const NO_CLASS_WEIGHT: &str = include_str!("../../../shaders/lib/cross_entropy_class_weight_none.wgsl");
+const SUMS_NONE: &str = include_str!("../../../shaders/lib/cross_entropy_sums_none.wgsl");
+const SUMS_KEEP: &str = include_str!("../../../shaders/lib/cross_entropy_sums_keep.wgsl");
+const SUMS_REUSE: &str = include_str!("../../../shaders/lib/cross_entropy_sums_reuse.wgsl");
 const RESULT: &str = include_str!("../../../shaders/lib/cross_entropy_result.wgsl");
 const NO_RESULT: &str = include_str!("../../../shaders/lib/cross_entropy_result_none.wgsl");
 
@@ -40,6 +44,8 @@ const CHUNK: usize = 8192;
 const BLOCK: usize = 4096;
 /// Bytes that a row leaves in the workspace.
 const RECORD: u64 = 16;
+/// Bytes of what a row comes to, kept from one call for another.
+pub(crate) const SUMS_OF_ROW: u64 = 32;
 /// Bytes more that a row, and bytes that a chunk leaves there in [`Strategy::Split`].
 const STATS: u64 = 40;
 /// Bytes of the status and the divisors, and of a block's sums.
@@ -192,6 +198,7 @@ pub(crate) struct Params {
     upstream_strides: [u32; 4],
     loss_strides: [u32; 4],
     record_strides: [u32; 4],
+    sums_strides: [u32; 4],
     bases: [u32; 4],
     more_bases: [u32; 4],
     steps: [u32; 4],
@@ -214,7 +221,7 @@ pub(crate) struct Params {
     chunk_len: u32,
     blocks: u32,
     first_block: u32,
-    spare: u32,
+    sums_base: u32,
 }
 
 /// A variant of the shaders that work on rows.
@@ -226,6 +233,8 @@ struct Variant {
     team: u32,
     accumulators: u32,
     keep: u32,
+    /// Whether maximum and sums take a read each.
+    sweep: bool,
     workgroup: u32,
     subgroups: bool,
     lanes: u32,
@@ -238,6 +247,7 @@ struct Variant {
     gradient: bool,
     log_prob: bool,
     each: bool,
+    sums: Sums,
     in_place: bool,
     all_read_write: bool,
     /// Whether x, y, logp and the probabilities can be taken four aligned elements at a time.
@@ -256,6 +266,7 @@ impl Variant {
             ("TEAM", unsigned(self.team)),
             ("ACC", unsigned(self.accumulators)),
             ("KEEP", unsigned(self.keep)),
+            ("SWEEP", boolean(self.sweep)),
             ("LANES", unsigned(self.lanes)),
             (
                 "EXCHANGE",
@@ -269,6 +280,7 @@ impl Variant {
             ("Z_LOSS", boolean(self.z_loss)),
             ("GRADIENT", boolean(self.gradient)),
             ("LOG_PROB", boolean(self.log_prob)),
+            ("REUSE", boolean(self.sums == Sums::Reuse)),
         ];
         let access = |name, dtype, quad, written| TensorAccess {
             name,
@@ -309,6 +321,11 @@ impl Variant {
             either(self.gradient, GRADIENT, NO_GRADIENT),
             either(self.log_prob, LOG_PROB, NO_LOG_PROB),
             either(self.each, EACH, REDUCED),
+            match self.sums {
+                Sums::Fresh => SUMS_NONE,
+                Sums::Keep => SUMS_KEEP,
+                Sums::Reuse => SUMS_REUSE,
+            },
         ];
         compose(&Composition {
             constants: &constants,
@@ -393,6 +410,16 @@ pub(crate) enum TargetViews<'a> {
     Probabilities(&'a BufferView),
 }
 
+/// What becomes of what rows come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sums {
+    /// It is used in the same call.
+    #[default]
+    Fresh,
+    Keep,
+    Reuse,
+}
+
 /// Everything that a call is about, checked. Classes lie along axis 1.
 pub(crate) struct Call<'a> {
     pub kind: LossKind,
@@ -409,6 +436,7 @@ pub(crate) struct Call<'a> {
     /// f32, of the shape of `loss`; absent: 1.
     pub upstream: Option<&'a BufferView>,
     pub workspace: Option<(&'a wgpu::Buffer, u64)>,
+    pub row_sums: Option<&'a RowSums>,
     pub strategy: Option<Strategy>,
     /// What a mean divides the losses and the z-losses by, where these rows are a part of all. Else they are counted.
     pub divisors: Option<[f64; 2]>,
@@ -426,6 +454,7 @@ enum Role {
     Upstream,
     Loss,
     Records,
+    Sums,
 }
 
 impl Role {
@@ -440,6 +469,7 @@ impl Role {
             Role::Upstream => "upstream_data",
             Role::Loss => "loss_data",
             Role::Records => "records",
+            Role::Sums => "sums",
         }
     }
 
@@ -456,6 +486,7 @@ impl Role {
             Role::Upstream => (&mut params.upstream_strides, upstream),
             Role::Loss => (&mut params.loss_strides, loss),
             Role::Records => (&mut params.record_strides, record),
+            Role::Sums => (&mut params.sums_strides, &mut params.sums_base),
         }
     }
 }
@@ -521,7 +552,10 @@ fn one_a_row(view: &BufferView, sizes: &[usize]) -> RowMap {
 fn chunked(taking: &Taking<'_>, chunk: usize, chunks: usize) -> RowMap {
     let map = &taking.map;
     let mut dims = map.dims.clone();
-    let one = matches!(taking.role, Role::Labels | Role::Upstream | Role::Loss | Role::Records);
+    let one = matches!(
+        taking.role,
+        Role::Labels | Role::Upstream | Role::Loss | Role::Records | Role::Sums
+    );
     dims.push(RowDim {
         size: chunks,
         stride: if one || map.len == 1 { 0 } else { chunk * map.len_stride },
@@ -620,6 +654,11 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
 
     let mean = options.reduction == LossReduction::Mean;
     let each = options.reduction == LossReduction::None && call.loss.is_some();
+    let (sums, kept) = match call.row_sums {
+        None => (Sums::Fresh, None),
+        Some(RowSums::Keep { buffer, offset }) => (Sums::Keep, Some((buffer, *offset))),
+        Some(RowSums::Reuse { buffer, offset }) => (Sums::Reuse, Some((buffer, *offset))),
+    };
     let (labels, probabilities) = match call.target {
         TargetViews::Indices { buffer, offset } => (Some((buffer, offset)), None),
         TargetViews::Probabilities(view) => (None, Some(view)),
@@ -673,8 +712,14 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
         &sizes,
     ));
 
+    takings.extend(kept.map(|(buffer, offset)| Taking::a_row(Role::Sums, buffer, offset, SUMS_OF_ROW, &sizes)));
+
     let in_place = call.grad.is_some_and(|g| call.x.same_as(g));
-    let written = |role| matches!(role, Role::Y | Role::LogProb | Role::Loss | Role::Records);
+    let written = |role| match role {
+        Role::Y | Role::LogProb | Role::Loss | Role::Records => true,
+        Role::Sums => sums == Sums::Keep,
+        Role::X | Role::Labels | Role::Probabilities | Role::Weight | Role::Upstream => false,
+    };
     let shared = takings
         .iter()
         .any(|r| !written(r.role) && takings.iter().any(|w| written(w.role) && w.buffer == r.buffer))
@@ -688,7 +733,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     let quad = |view: Option<&BufferView>| view.is_some_and(|v| v.by_quads(&v.rows(1)));
     let (team, accumulators, keep) = widths(strategy, capabilities, classes);
     let nll = call.kind == LossKind::NllLoss;
-    let (accumulators, keep) = if nll {
+    let (accumulators, keep) = if nll || sums == Sums::Reuse {
         (accumulators.max(1), 0)
     } else {
         (accumulators, keep)
@@ -802,6 +847,9 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             team,
             accumulators,
             keep,
+            // One read for both computes three exponentials a class. Devices for which this is the choice run on a CPU, where
+            // those cost more than a read. With a gradient there are to be two reads in all.
+            sweep: strategy == Strategy::Subgroup && call.grad.is_none(),
             workgroup,
             subgroups: capabilities.subgroup > 1 && team > 1,
             lanes: capabilities.subgroup,
@@ -814,6 +862,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
             gradient: call.grad.is_some(),
             log_prob: call.log_prob.is_some(),
             each,
+            sums,
             in_place,
             all_read_write: shared,
             quads: [
@@ -863,11 +912,16 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
                 ..common
             };
             let kernel = gpu.kernel(label, &source, "reduce_chunks")?;
-            for window in plan(&reading, &budget, true)? {
+            let unread = if sums == Sums::Reuse {
+                Vec::new()
+            } else {
+                plan(&reading, &budget, true)?
+            };
+            for window in unread {
                 let extra = vec![partials.clone(), head.clone()];
                 binder.add(&kernel, &reading, &window, of_chunk(&window), extra)?;
             }
-            let merging = some(&[Role::Labels, Role::Upstream, Role::Loss, Role::Records]);
+            let merging = some(&[Role::Labels, Role::Upstream, Role::Loss, Role::Records, Role::Sums]);
             let kernel = gpu.kernel(label, &source, "merge_chunks")?;
             for window in plan(&merging, &budget, false)? {
                 let params = Params {
@@ -898,7 +952,7 @@ pub(crate) fn bind(gpu: &Gpu, call: &Call<'_>) -> Result<Recording> {
     }
 
     let result = call.loss.filter(|_| options.reduction != LossReduction::None);
-    if result.is_some() || (labels.is_some() && rows > 0) {
+    if result.is_some() || (labels.is_some() && rows > 0 && sums != Sums::Reuse) {
         let source = ReduceVariant {
             written: result.is_some(),
             ..reduce
@@ -1117,6 +1171,7 @@ pub fn shader_variants() -> Vec<(String, String)> {
                         team,
                         accumulators: if team == 1 { 1 } else { (16 / team).max(1) },
                         keep: if nll { 0 } else { keep },
+                        sweep: i % 2 == 1,
                         workgroup: team.max(if turn.is_multiple_of(2) { 64 } else { 128 }),
                         subgroups: lanes > 1 && team > 1,
                         lanes,
@@ -1129,6 +1184,12 @@ pub fn shader_variants() -> Vec<(String, String)> {
                         gradient: i != 4,
                         log_prob: !nll && turn % 3 == 2,
                         each: i.is_multiple_of(3),
+                        sums: match (i, turn % 3) {
+                            // What keeps them makes no gradient.
+                            (4, _) => Sums::Keep,
+                            (_, 0) => Sums::Reuse,
+                            _ => Sums::Fresh,
+                        },
                         in_place: i % 4 == 1,
                         all_read_write: i % 4 >= 2,
                         quads: [turn.is_multiple_of(2) && strategy != "columns"; 4],

@@ -49,7 +49,7 @@ mod oneshot;
 mod options;
 pub mod reference;
 
-pub use embed::{BoundCrossEntropy, CrossEntropy, CrossEntropyViews, Labels, TargetTensor, TargetView};
+pub use embed::{BoundCrossEntropy, CrossEntropy, CrossEntropyViews, Labels, RowSums, TargetTensor, TargetView};
 pub use input::{CrossEntropyInput, Indices, Target};
 #[doc(hidden)]
 pub use kernels::shader_variants;
