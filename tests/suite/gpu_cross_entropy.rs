@@ -15,6 +15,8 @@ use macheps::{BufferView, Context, CrossCheck, CrossEntropyOptions, DType, Eleme
 
 const ROWS: &str = include_str!("../../shaders/lib/cross_entropy_rows.wgsl");
 const SUMS: &str = include_str!("../../shaders/lib/cross_entropy_sums.wgsl");
+const SUMS_KEEP: &str = include_str!("../../shaders/lib/cross_entropy_sums_keep.wgsl");
+const SUMS_REUSE: &str = include_str!("../../shaders/lib/cross_entropy_sums_reuse.wgsl");
 const LABELS: &str = include_str!("../../shaders/lib/cross_entropy_labels.wgsl");
 const SIGNED_WIDE: &str = include_str!("../../shaders/lib/signed_wide.wgsl");
 const QUADS: &str = include_str!("../../shaders/lib/softmax_quads.wgsl");
@@ -464,6 +466,30 @@ fn gradients_later_than_their_losses() {
         }
     }
     failures.done();
+}
+
+#[test]
+fn sums_of_another_row() {
+    let how = How {
+        kept: true,
+        ..How::default()
+    };
+    let edits = [
+        ("sums[row.sums] = KeptTotals(", "sums[row.sums / 2u * 2u] = KeptTotals("),
+        ("let kept = sums[row.sums];", "let kept = sums[max(row.sums, 1u) - 1u];"),
+        ("totals.mass, totals.unit, 0u)", "vec2<f32>(1.0, 0.0), totals.unit, 0u)"),
+    ];
+    for (from, _) in edits {
+        assert_eq!([SUMS_KEEP, SUMS_REUSE].concat().matches(from).count(), 1, "{from}");
+    }
+    for adapter in adapters::all("sums_of_another_row") {
+        // GL runs the same arithmetic as llvmpipe and takes long to compile.
+        for edit in edits.iter().filter(|_| !adapter.is("gl")) {
+            let gpu = adapter.gpu().with_shader_edits(&[*edit]);
+            let verdict = judged::<f32>(&gpu, &ordinary(), how).expect("the case runs");
+            assert!(verdict.is_err(), "{}: not seen: {}", adapter.name, edit.1);
+        }
+    }
 }
 
 #[test]
