@@ -1,4 +1,4 @@
-//! Cross-entropy, its gradient fused with it.
+//! Cross-entropy, with its gradient from what the loss leaves of every row.
 
 use crate::{MachepsOps, Weights, device, place};
 use burn::backend::Dispatch;

@@ -70,6 +70,14 @@ fn products_and_gradients() {
                 &normal(33, [90, k], 1.0, &adapter.device),
             );
         }
+        // A square one, which fits the other way round too.
+        let square = scattered(90, 90, 5);
+        product(
+            adapter,
+            "a square matrix",
+            &square,
+            &normal(38, [90, 4], 1.0, &adapter.device),
+        );
         let whole = normal(34, [192, 192], 1.0, &adapter.device);
         let view = whole.slice(s![64..154, 64..128]);
         product(adapter, "a view", &a, &view);
