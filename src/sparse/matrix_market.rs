@@ -8,7 +8,8 @@
 //! - keeps a diagonal that a skew-symmetric file should not have;
 //! - leaves repeated entries as they are: [`Coo::to_csr`] adds them up;
 //! - rounds integers beyond 2^53 to the nearest f64, and refuses values beyond f64's range, `inf` and `nan`;
-//! - refuses complex and Hermitian matrices, vectors, more than one value of an array on a line, and files without a banner.
+//! - takes a Hermitian matrix of real numbers as symmetric;
+//! - refuses complex matrices, vectors, more than one value of an array on a line, and files without a banner.
 //!
 //! Source: R. F. Boisvert, R. Pozo, K. A. Remington, "The Matrix Market exchange formats: initial design", NISTIR 5935 (1996).
 
@@ -115,7 +116,7 @@ const FIRST_ROOM: usize = 1 << 16;
 /// One pass; memory for what was read, twice for symmetric matrices.
 ///
 /// # Errors
-/// [`Error::Parse`] with the line; [`Error::Unsupported`] for complex and Hermitian matrices and vectors; [`Error::Limit`] for more than
+/// [`Error::Parse`] with the line; [`Error::Unsupported`] for complex matrices and vectors; [`Error::Limit`] for more than
 /// 2^32 - 1 rows, columns or entries; [`Error::Io`].
 ///
 /// ```
@@ -255,9 +256,9 @@ impl<R: BufRead> Lines<R> {
         };
         let storage = match storage {
             "general" => Storage::General,
-            "symmetric" => Storage::Symmetric,
+            // Without imaginary parts the two are the same.
+            "symmetric" | "hermitian" => Storage::Symmetric,
             "skew-symmetric" => Storage::SkewSymmetric,
-            "hermitian" => return Err(unsupported("a Hermitian matrix")),
             _ => {
                 return Err(self.error("'general', 'symmetric' or 'skew-symmetric'", quote(storage.as_bytes())));
             }

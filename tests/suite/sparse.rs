@@ -352,6 +352,9 @@ fn parse_errors_name_the_line() {
     }
     let complex = matrix_market::read(&b"%%MatrixMarket matrix coordinate complex general\n1 1 1\n1 1 1 1\n"[..]);
     assert!(matches!(complex, Err(Error::Unsupported { .. })));
+    let hermitian = matrix_market::read(&b"%%MatrixMarket matrix coordinate real Hermitian\n2 2 1\n2 1 3\n"[..]);
+    let hermitian = hermitian.and_then(|m| m.to_csr()).unwrap();
+    assert_eq!(hermitian.iter().collect::<Vec<_>>(), [(0, 1, 3.0), (1, 0, 3.0)]);
     match matrix_market::read_file("/nonexistent/a.mtx") {
         Err(Error::File { path, source }) => {
             assert_eq!(path, "/nonexistent/a.mtx");

@@ -1,5 +1,4 @@
-//! Kernels of [macheps] as operations on [Burn](burn) tensors: [`softmax`], [`log_softmax`], [`cross_entropy`] with its gradient
-//! fused, and products with a [`SparseMatrix`], differentiable in Burn's autodiff.
+//! Kernels of [macheps] as operations on [Burn](burn) tensors: [`softmax`], [`log_softmax`], [`cross_entropy`], and products with a [`SparseMatrix`], differentiable in Burn's autodiff.
 //!
 //! They run on the wgpu device, the queue and the buffers that Burn has: nothing is copied through the host, and views (offsets,
 //! strides, tensors that share one buffer of Burn's memory pool) are taken as they are. Their error bounds and what they do with infinities

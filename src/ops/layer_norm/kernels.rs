@@ -992,7 +992,7 @@ impl Binder<'_> {
         );
         let kernel = self.gpu.kernel(label, &source, "merge_chunks")?;
         let mut dispatches = Dispatches::new(self.gpu, label);
-        let most = (1usize << 20).min(self.layout.budget.rows as usize);
+        let most = self.layout.budget.rows.min(1 << 20) as usize;
         for first in (0..self.layout.rows).step_by(most) {
             let window = Window {
                 first_row: first,

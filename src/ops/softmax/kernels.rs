@@ -725,7 +725,7 @@ impl Binder<'_> {
             .collect();
         let part = writes.first().and_then(|w| w.parts.get(1)).cloned();
         let rows = views[0].1.rows();
-        let most = (1usize << 20).min(budget.rows as usize);
+        let most = budget.rows.min(1 << 20) as usize;
         for begin in (0..rows).step_by(most) {
             let window = Window {
                 first_row: begin,
