@@ -94,7 +94,7 @@ pub enum Error {
         value: f64,
     },
     /// Parts that are no valid compressed-row matrix.
-    #[error("row {row} of a CSR matrix: {defect}")]
+    #[error("row {row} of a CSR matrix (counted from 0): {defect}")]
     Csr {
         /// The first row with a defect.
         row: usize,

@@ -251,7 +251,7 @@ impl<R: BufRead> Lines<R> {
             "real" | "double" => Field::Real,
             "integer" | "unsigned-integer" => Field::Integer,
             "pattern" => Field::Pattern,
-            "complex" => return Err(unsupported("complex values")),
+            "complex" => return Err(unsupported("a complex matrix")),
             _ => return Err(self.error("'real', 'integer' or 'pattern'", quote(field.as_bytes()))),
         };
         let storage = match storage {

@@ -372,6 +372,19 @@ fn trivial_systems() {
                 got.report.converged() && got.report.iterations == 0 && got.x == ones,
                 "{name}"
             );
+            // A solution in f64 that the device's numbers cannot hold.
+            let thirds: Vec<f64> = (0..n).map(|i| 1.0 / 3.0 + i as f64 / 7.0).collect();
+            operator.apply(&thirds, &mut b);
+            let got = solve(
+                context,
+                &LinearSystem::new(&operator, &b).with_x0(&thirds),
+                &options(form, 1e-10),
+            );
+            assert!(
+                got.report.converged() && got.report.iterations == 0 && got.x == thirds,
+                "{name}: {:?}",
+                got.report
+            );
             // One unknown: one iteration.
             let one = FivePoint::new(1, 1);
             let got = solve(context, &LinearSystem::new(&one, &[8.0]), &o);

@@ -158,7 +158,8 @@ pub struct RunArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "MATRIX is a Matrix Market file, a.mtx or a.mtx.gz. SRC is x.npy, x.npz#name, x.safetensors#name or a Matrix Market array file.\n\
-                        The residual is judged in f64 with the matrix as given. Exit code 1 if the tolerance was not reached; outputs are written all\n\
+                        The residual is judged in f64 with the matrix as given. The bound of the forward error is made of estimates. Rows are\n\
+                        counted from 0. Exit code 1 if the tolerance was not reached; outputs are written all\n\
                         the same."
 )]
 pub struct SolveArgs {
@@ -182,14 +183,14 @@ pub struct SolveArgs {
     /// Correct the answer with residuals in f64 until the tolerance is reached
     #[arg(long)]
     pub refine: bool,
-    /// Solve (A + LAMBDA I) x = b
+    /// Solve (A + LAMBDA I) x = b, LAMBDA >= 0 (Tikhonov)
     #[arg(long, value_name = "LAMBDA", allow_hyphen_values = true)]
     pub shift: Option<f64>,
     /// Relative residual to stop at
     #[arg(long, value_name = "R", default_value_t = 1e-6, allow_hyphen_values = true)]
     pub rtol: f64,
     /// The most iterations; 10 for each row, up to 100000, by default
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub max_iter: Option<usize>,
     /// Storage type of the matrix on a device: f32, f16 or bf16
     #[arg(long, value_name = "TYPE", value_parser = dtype)]

@@ -96,7 +96,8 @@ pub fn run(args: &SolveArgs) -> Outcome {
     let dtype = device.context().gpu().map(|_| args.dtype.unwrap_or(DType::F32));
     let preconditioner = plan.preconditioner(&matrix, &args.matrix)?;
     let entries = matrix.entries();
-    let operator = CsrOperator::with_dtype(matrix, dtype.unwrap_or(DType::F32))?;
+    let operator =
+        CsrOperator::with_dtype(matrix, dtype.unwrap_or(DType::F32)).map_err(|e| of_matrix(&args.matrix, e))?;
     check_storage(dtype, &operator, args)?;
     let symmetric = operator.symmetry().is_some_and(|s| s.exact);
     let at_start = relative_residual(&operator, &b, x0.as_deref())?;
@@ -149,7 +150,7 @@ pub fn run(args: &SolveArgs) -> Outcome {
         }
     };
     bar.finish_and_clear();
-    let Solution { x, mut report } = solved?;
+    let Solution { x, mut report } = solved.map_err(|e| of_matrix(&args.matrix, e))?;
     if symmetric && report.iterations > 0 {
         let work = 6.0 * (entries + 10 * n) as f64 * report.iterations.max(500) as f64;
         if work <= ESTIMATE {
@@ -252,10 +253,11 @@ pub fn run(args: &SolveArgs) -> Outcome {
         return Ok(());
     }
     Err(Failure::Check(format!(
-        "solve: {}: {} after {} iterations, relative residual {} (asked for {})",
+        "solve: {}: {} after {} iteration{}, relative residual {} (asked for {})",
         args.matrix,
         body.outcome,
         body.iterations,
+        if body.iterations == 1 { "" } else { "s" },
         table::short(body.relative_residual),
         table::short(body.rtol)
     )))
@@ -358,6 +360,14 @@ impl Made {
             Made::Some(m) => Some(m.as_ref()),
             Made::None | Made::Broken(_) => None,
         }
+    }
+}
+
+/// Names the file of a matrix that a device cannot take.
+fn of_matrix(path: &str, error: macheps::Error) -> Failure {
+    match error {
+        macheps::Error::Csr { .. } => Failure::file(Path::new(path), error),
+        other => other.into(),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::picture::{Animation, Folder, png};
 use crate::{gpu, plot};
 use macheps_fluid::readback::{Screen, wait};
-use macheps_fluid::{Canvas, FrameRecord, Method, Settings, Simulation, Stage};
+use macheps_fluid::{Canvas, FluidError, FrameRecord, Method, Settings, Simulation, Stage};
 use std::time::{Duration, Instant};
 
 /// A frame of the animation lasts this long for every frame of the simulation, in hundredths of a second.
@@ -68,6 +68,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let adapter = gpu::choose(&instance, args.device.as_deref(), |_| true)?;
     let (device, queue) = pollster::block_on(macheps_fluid::open_device(&adapter))?;
     let [width, height] = args.size;
+    let chosen = args.method();
+    Simulation::new(&device, &queue, &args.scene(), &settings(args, chosen))?;
+    let mut compared = Vec::new();
+    for method in Method::ALL
+        .into_iter()
+        .filter(|&method| method != chosen && !args.no_compare)
+    {
+        match Simulation::new(&device, &queue, &args.scene(), &settings(args, method)) {
+            Ok(_) => compared.push(method),
+            Err(error @ FluidError::Budget { .. }) => eprintln!("smoke: not compared: {error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
     println!(
         "{width} x {height} cells, {} frames, {} dispatches a frame for the pressure, on {}",
         args.frames,
@@ -81,15 +94,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         every: args.every,
         scale: args.scale,
     };
-    let chosen = args.method();
     let mut runs = vec![simulate(&device, &queue, args, chosen, Some(&mut pictures))?];
     folder.write("smoke.gif", &pictures.animation.encode()?)?;
-    if !args.no_compare {
-        for method in Method::ALL.into_iter().filter(|&method| method != chosen) {
-            runs.push(simulate(&device, &queue, args, method, None)?);
-        }
-        runs.sort_by_key(|run| run.method as usize);
+    for method in compared {
+        runs.push(simulate(&device, &queue, args, method, None)?);
     }
+    runs.sort_by_key(|run| run.method as usize);
     let start = if args.cold { ", from a pressure of 0" } else { "" };
     let about = format!(
         "{width} x {height} cells, at most {} dispatches a frame{start}",
@@ -105,6 +115,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
+fn settings(args: &Args, method: Method) -> Settings {
+    Settings {
+        method,
+        dispatches: args.dispatches as usize,
+        warm_start: !args.cold,
+        history: args.frames as usize,
+    }
+}
+
 fn simulate(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
@@ -112,13 +131,7 @@ fn simulate(
     method: Method,
     mut pictures: Option<&mut Pictures<'_>>,
 ) -> Result<Run, Failure> {
-    let settings = Settings {
-        method,
-        dispatches: args.dispatches as usize,
-        warm_start: !args.cold,
-        history: args.frames as usize,
-    };
-    let mut simulation = Simulation::new(device, queue, &args.scene(), &settings)?;
+    let mut simulation = Simulation::new(device, queue, &args.scene(), &settings(args, method))?;
     let [width, height] = args.size.map(|side| side as u32 * args.scale);
     let screen = Screen::new(device, width, height);
     let canvas = Canvas::new(device, &simulation, Screen::FORMAT);
