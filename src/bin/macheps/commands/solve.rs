@@ -599,7 +599,7 @@ fn text(device: &Device, body: &Body) -> String {
     ];
     if body.preconditioned_condition_estimate.is_some() {
         rows.push((
-            "condition as preconditioned",
+            "the same as preconditioned, estimated",
             number(body.preconditioned_condition_estimate),
         ));
     }
