@@ -75,3 +75,40 @@ pub(crate) fn submit(gpu: &Gpu, record: impl FnOnce(&mut wgpu::CommandEncoder)) 
     record(&mut encoder);
     gpu.queue().submit([encoder.finish()]);
 }
+
+// With fusion a tensor is a promise, and has no memory until it is needed.
+#[cfg(all(test, not(feature = "fusion")))]
+mod tests {
+    use super::*;
+    use burn::backend::{BackendTensor, DispatchTensorKind};
+    use burn::tensor::{Device, Distribution, Tensor, s};
+
+    fn cube<const D: usize>(x: &Tensor<D>) -> CubeTensor {
+        match x.clone().into_dispatch().kind {
+            DispatchTensorKind::Cube(BackendTensor::Float(x)) => x,
+            _ => panic!("a float tensor on wgpu without autodiff"),
+        }
+    }
+
+    /// What kernels are given is the memory that Burn's tensor has, neither a copy nor a detour through the host.
+    #[test]
+    fn views_are_burns_own_memory() {
+        let Ok((device, _)) = Device::wgpu_options().init_with_setup() else {
+            println!("SKIPPED: views_are_burns_own_memory: no wgpu adapter");
+            return;
+        };
+        let all = Tensor::<2>::random([64, 32], Distribution::Default, &device);
+        let (whole, _whole) = view(&readable(cube(&all)), DType::F32).expect("a view");
+        let handle = |x: &Tensor<2>| (cube(x).handle.offset_start.unwrap_or(0) / 4) as usize;
+        for (part, strides) in [
+            (all.clone(), [32, 1]),
+            (all.clone().slice(s![32..48, ..]), [32, 1]),
+            (all.clone().transpose(), [1, 32]),
+        ] {
+            let (got, _got) = view(&readable(cube(&part)), DType::F32).expect("a view");
+            assert_eq!(got.buffer(), whole.buffer(), "another buffer");
+            assert_eq!(got.offset() - whole.offset(), handle(&part) - handle(&all));
+            assert_eq!(got.strides(), strides);
+        }
+    }
+}
