@@ -19,8 +19,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// Logits to the loss.
 type LossOf<'a> = dyn Fn(Tensor<2>) -> Tensor<1> + 'a;
 
-/// One step: the loss, and its gradient with respect to the logits, done when this returns.
-fn step(logits: &Tensor<2>, loss_of: &LossOf) -> Outcome<(Tensor<1>, Tensor<2>)> {
+/// One step on plain logits: the loss, and its gradient with respect to the logits, done when this returns.
+pub fn step(logits: &Tensor<2>, loss_of: &LossOf) -> Outcome<(Tensor<1>, Tensor<2>)> {
     let leaf = Tensor::from_inner(logits.clone()).require_grad();
     let loss = loss_of(leaf.clone());
     let mut gradients = loss.backward();
@@ -30,7 +30,7 @@ fn step(logits: &Tensor<2>, loss_of: &LossOf) -> Outcome<(Tensor<1>, Tensor<2>)>
 }
 
 /// Bytes that Burn's pool has to reserve for a step beyond what it has reserved already, which is no more than it needs.
-fn extra_bytes(logits: &Tensor<2>, loss_of: &LossOf) -> Outcome<u64> {
+pub fn extra_bytes(logits: &Tensor<2>, loss_of: &LossOf) -> Outcome<u64> {
     let device = logits.device();
     let reserved = || device.memory_pool_usage().map_or(0, |usage| usage.bytes_reserved);
     device.sync()?;

@@ -16,21 +16,29 @@ static ATTACHED: RwLock<Vec<(CubeDevice, Gpu)>> = RwLock::new(Vec::new());
 ///
 /// Burn gives the two together: `Device::wgpu_options().init_with_setup()` for a device that Burn opens, and
 /// `Device::wgpu_options().setup(setup.clone()).init()` for one of the application's. Returns the device as macheps sees it, to record further
-/// kernels with; a second call for the same device returns the first one's.
+/// kernels with; a second call with the same device and setup returns the first one's.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for a device that does not run on wgpu, and for a setup that is not the device's.
 pub fn attach(device: &Device, setup: &WgpuSetup) -> Result<Gpu> {
     let key = cube(device)?;
+    let strange = |why: String| Error::Unsupported {
+        what: format!("a setup for device {key:?}"),
+        reason: format!("it is not this device's ({why}); Burn gives the two together"),
+    };
     if let Some(gpu) = find(&key) {
-        return Ok(gpu);
+        let same = gpu.device() == &setup.device && gpu.queue() == &setup.queue;
+        return same
+            .then_some(gpu)
+            .ok_or_else(|| strange("another one is attached".into()));
     }
     let gpu = Gpu::borrow(&setup.device, &setup.queue);
     // wgpu tells whose a buffer is when it is bound, and not before.
     let probe = place::empty(&key.client(), &key, [1].into(), burn::tensor::DType::F32);
     let (view, _held) = place::view(&probe, DType::F32)?;
     Softmax::new(&gpu, SoftmaxKind::Softmax, DType::F32, SoftmaxOptions::default())?
-        .bind(&SoftmaxViews::new(view.clone(), view))?;
+        .bind(&SoftmaxViews::new(view.clone(), view))
+        .map_err(|error| strange(error.to_string()))?;
     let mut attached = ATTACHED.write().unwrap_or_else(PoisonError::into_inner);
     attached.push((key, gpu.clone()));
     Ok(gpu)

@@ -8,6 +8,8 @@ mod cross_entropy;
 mod differences;
 #[path = "suite/errors.rs"]
 mod errors;
+#[path = "suite/memory.rs"]
+mod memory;
 #[path = "suite/softmax.rs"]
 mod softmax;
 #[path = "suite/sparse.rs"]

@@ -5,7 +5,7 @@
 #[cfg(not(feature = "fusion"))]
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::wgpu::WgpuSetup;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, IntDType, Tensor, TensorData};
 use macheps::random::Random;
 use macheps::{Gpu, wgpu};
 use std::sync::OnceLock;
@@ -18,14 +18,18 @@ pub struct Adapter {
     pub device: Device,
     /// As macheps does.
     pub gpu: Gpu,
+    /// What both work with.
+    pub setup: WgpuSetup,
 }
 
-fn open(instance: &wgpu::Instance, adapter: wgpu::Adapter) -> Adapter {
-    let name = adapter.get_info().name;
-    let short = ["llvmpipe", "swiftshader"]
-        .into_iter()
-        .find(|short| name.to_lowercase().contains(short));
-    let name = short.map_or(name, String::from);
+impl Adapter {
+    /// One more device of the same adapter, which macheps does not know yet.
+    pub fn another_device(&self) -> (Device, WgpuSetup) {
+        open(&self.setup.instance, self.setup.adapter.clone())
+    }
+}
+
+fn open(instance: &wgpu::Instance, adapter: wgpu::Adapter) -> (Device, WgpuSetup) {
     // CubeCL asks the adapter, not the device, what it may use.
     let refused = wgpu::Features::MAPPABLE_PRIMARY_BUFFERS | wgpu::Features::all_experimental_mask();
     let descriptor = wgpu::DeviceDescriptor {
@@ -45,9 +49,46 @@ fn open(instance: &wgpu::Instance, adapter: wgpu::Adapter) -> Adapter {
         .setup(setup.clone())
         .init()
         .expect("Burn takes the device");
+    (device, setup)
+}
+
+fn attached(instance: &wgpu::Instance, adapter: wgpu::Adapter) -> Adapter {
+    let name = adapter.get_info().name;
+    let short = ["llvmpipe", "swiftshader"]
+        .into_iter()
+        .find(|short| name.to_lowercase().contains(short));
+    let (device, setup) = open(instance, adapter);
     let gpu = macheps_burn::attach(&device, &setup).expect("they belong together");
     assert_eq!(gpu.device(), &setup.device);
-    Adapter { name, device, gpu }
+    Adapter {
+        name: short.map_or(name, String::from),
+        device,
+        gpu,
+        setup,
+    }
+}
+
+/// Burn on the CPU with f64 in the place of f32: what its autodiff gives without rounding to speak of.
+pub fn exact() -> Device {
+    static EXACT: OnceLock<Device> = OnceLock::new();
+    let configured = || {
+        let mut device = Device::flex();
+        let types = (FloatDType::F64, IntDType::I64);
+        device.configure(types).expect("before the first operation");
+        device
+    };
+    EXACT.get_or_init(configured).clone()
+}
+
+/// The same values there.
+pub fn exactly<const D: usize>(x: &Tensor<D>) -> Tensor<D> {
+    let values: Vec<f64> = host(x).into_iter().map(f64::from).collect();
+    Tensor::from_data(TensorData::new(values, x.dims()), &exact())
+}
+
+/// The elements of a tensor of f64.
+pub fn host_f64<const D: usize>(x: &Tensor<D>) -> Vec<f64> {
+    x.clone().into_data().try_into_vec().expect("f64")
 }
 
 /// All adapters; prints SKIPPED once a test if there are none.
@@ -59,7 +100,7 @@ pub fn all(test: &str) -> &'static [Adapter] {
             ..wgpu::InstanceDescriptor::new_without_display_handle()
         });
         let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::VULKAN));
-        let found: Vec<_> = found.into_iter().map(|adapter| open(&instance, adapter)).collect();
+        let found: Vec<_> = found.into_iter().map(|adapter| attached(&instance, adapter)).collect();
         let required = std::env::var("REQUIRE_ADAPTERS").unwrap_or_default();
         for want in required.split(',').filter(|s| !s.is_empty() && *s != "gl") {
             assert!(
@@ -104,10 +145,10 @@ pub fn gradient<const D: usize>(
     x: &Tensor<D>,
     weights: &Tensor<D>,
     f: impl FnOnce(Tensor<D>) -> Tensor<D>,
-) -> Vec<f32> {
+) -> Tensor<D> {
     let x = Tensor::from_inner(x.clone()).require_grad();
     let total = (f(x.clone()) * Tensor::from_inner(weights.clone())).sum();
-    host(&x.grad(&total.backward()).expect("x is a leaf"))
+    x.grad(&total.backward()).expect("x is a leaf")
 }
 
 /// Holds that a tensor does not begin where its allocation does. With fusion it is a promise, and there is nothing to look at yet.

@@ -1,8 +1,8 @@
 //! Where Burn's own answers differ: rows without any finite entry, and sums that f16 does not hold.
 
-use crate::adapters::{all, gradient, host, normal, say, skipped};
+use crate::adapters::{all, gradient, host, normal, skipped};
 use burn::nn::loss::CrossEntropyLossConfig;
-use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, FloatDType, Int, Tensor, activation};
 use macheps_burn::{CrossEntropyOptions, MaskedRows, SoftmaxKind, SoftmaxOptions};
 
 const HIDDEN: f32 = f32::NEG_INFINITY;
@@ -24,25 +24,26 @@ fn fully_masked_rows() {
         assert_eq!(y[3..6], [0.0; 3], "{}", adapter.name);
         assert_eq!(y[6..], [0.0, 0.5, 0.5], "{}", adapter.name);
         assert!(y.iter().all(|y| y.is_finite()), "{}: {y:?}", adapter.name);
-        let dx = gradient(&x, &weights, ours);
+        let dx = host(&gradient(&x, &weights, ours));
         assert!(dx.iter().all(|dx| dx.is_finite()), "{}: {dx:?}", adapter.name);
         assert_eq!(dx[3..6], [0.0; 3], "{}", adapter.name);
 
         let own = host(&activation::softmax(x.clone(), 1));
-        let of_own = gradient(&x, &weights, |x| activation::softmax(x, 1));
-        say(&format!(
-            "{}: a masked row in Burn's own softmax {:?}, gradient {:?}",
-            adapter.name,
-            &own[3..6],
-            &of_own[3..6]
-        ));
+        let of_own = host(&gradient(&x, &weights, |x| activation::softmax(x, 1)));
+        for (what, of_own) in [("softmax", &own), ("gradient", &of_own)] {
+            assert!(
+                of_own[3..6].iter().all(|y| y.is_nan()),
+                "{}: Burn's own {what} of a masked row has changed: {of_own:?}",
+                adapter.name
+            );
+        }
         // By default both follow IEEE and PyTorch.
         let plain = host(&macheps_burn::softmax(x, 1).expect("a softmax"));
         assert!(plain[3..6].iter().all(|y| y.is_nan()), "{}: {plain:?}", adapter.name);
     }
 }
 
-/// A class that is ruled out has no part in the loss, and no gradient.
+/// A class that is ruled out has no part in the loss, and no gradient: here both agree.
 #[test]
 fn classes_ruled_out() {
     for adapter in all("classes_ruled_out") {
@@ -62,11 +63,7 @@ fn classes_ruled_out() {
         let loss = CrossEntropyLossConfig::new()
             .init(&own.device())
             .forward(own.clone(), labels);
-        say(&format!(
-            "{}: gradients of ruled out classes in Burn's own {:?}",
-            adapter.name,
-            gradient(loss, &own)
-        ));
+        assert_eq!(gradient(loss, &own), ours, "{}: Burn's own", adapter.name);
     }
 }
 
@@ -112,26 +109,11 @@ fn sums_beyond_f16() {
             .slice([0..1, 3..4])
             .reshape([1])
             .neg();
-        say(&format!(
-            "{}: ln 100,000 is {loss}; Burn's own log_softmax in f16 says {}",
-            adapter.name,
-            read(own.inner())
-        ));
-    }
-}
-
-/// In f16 a softmax over 5,000 equal entries still sums to 1.
-#[test]
-fn softmax_in_f16() {
-    for adapter in all("softmax_in_f16") {
-        if !adapter.device.supports_dtype(FloatDType::F16) {
-            skipped("softmax_in_f16", &format!("{}: no f16 on this adapter", adapter.name));
-            continue;
-        }
-        let values = TensorData::new(vec![0.0f32; 10_000], [2, 5000]);
-        let x = Tensor::<2>::from_data(values, &adapter.device).cast(FloatDType::F16);
-        let y = macheps_burn::softmax(x, 1).expect("a softmax").cast(FloatDType::F32);
-        let want = macheps::f16::from_f32(1.0 / 5000.0).to_f32();
-        assert!(host(&y).iter().all(|&y| y == want), "{}", adapter.name);
+        let own = read(own.inner());
+        assert!(
+            own.is_infinite(),
+            "{}: Burn's own loss in f16 has changed: {own}",
+            adapter.name
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! What a caller can get wrong is an error, not a panic.
 
-use crate::adapters::all;
+use crate::adapters::{all, exact};
 use burn::tensor::{Int, IntDType, Tensor};
 use macheps_burn::{CrossEntropyOptions, Csr, Error, SoftmaxKind, SoftmaxOptions, SparseMatrix};
 
@@ -37,6 +37,41 @@ fn calls_that_do_not_fit() {
         let matrix = SparseMatrix::new(device, &Csr::<f32>::identity(4).expect("small")).expect("a matrix");
         assert_eq!((matrix.shape(), matrix.entries()), ([4, 4], 4));
         assert!(macheps_burn::spmm(&matrix, Tensor::zeros([5, 2], device)).is_err_and(|e| is_shape(&e)));
+    }
+}
+
+/// A device is attached with its own setup, or not at all.
+#[test]
+fn setups_of_other_devices() {
+    let unsupported = |result: macheps_burn::Result<macheps::Gpu>| match result {
+        Err(Error::Unsupported { what, reason }) => format!("{what}: {reason}"),
+        other => panic!("{other:?}"),
+    };
+    for adapter in all("setups_of_other_devices") {
+        let (device, setup) = adapter.another_device();
+        let x = Tensor::<2>::zeros([2, 3], &device);
+        assert!(matches!(
+            macheps_burn::softmax(x.clone(), 1),
+            Err(Error::Unsupported { .. })
+        ));
+
+        let message = unsupported(macheps_burn::attach(&device, &adapter.setup));
+        assert!(message.contains("not this device's"), "{message}");
+        assert!(macheps_burn::softmax(x.clone(), 1).is_err(), "{}", adapter.name);
+
+        let gpu = macheps_burn::attach(&device, &setup).expect("its own");
+        assert_eq!(gpu.device(), &setup.device);
+        assert!(macheps_burn::softmax(x.clone(), 1).is_ok(), "{}", adapter.name);
+        let again = macheps_burn::attach(&device, &setup).expect("its own");
+        assert_eq!(again.device(), gpu.device());
+        let message = unsupported(macheps_burn::attach(&device, &adapter.setup));
+        assert!(message.contains("not this device's"), "{message}");
+        // It is still the one it was.
+        assert!(macheps_burn::softmax(x, 1).is_ok(), "{}", adapter.name);
+
+        let message = unsupported(macheps_burn::attach(&exact(), &setup));
+        assert!(message.contains("wgpu"), "{message}");
+        device.sync().expect("a device that works");
     }
 }
 
