@@ -193,21 +193,27 @@ run_examples() {
 
 # Packages beside the crate, with their own lock files; what they share with it is built once. Clippy is the compiler of their test builds:
 # as a command of its own it would go over all their dependencies once more.
-lint_and_test() {
+linted_test() {
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
     cargo fmt --check || return
     local driver
     driver=$(dirname "$(rustup which cargo 2>/dev/null || command -v cargo)")/clippy-driver
     RUSTC_WORKSPACE_WRAPPER=$driver CLIPPY_ARGS=-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__ \
-        cargo test --locked --no-fail-fast
+        cargo test --locked --no-fail-fast "$@"
 }
 
+# With a window, too, as far as that goes without a display.
 renderer() {
-    cd examples/renderer && lint_and_test
+    cd examples/renderer && linted_test && linted_test --features window --bin smoke
 }
 
 macheps_burn() {
-    cd integrations/burn && lint_and_test
+    cd integrations/burn && linted_test
+}
+
+# Burn's default on wgpu: operations are put off and run together.
+macheps_burn_with_fusion() {
+    cd integrations/burn && linted_test --features fusion --lib --test suite
 }
 
 page() {
@@ -263,6 +269,7 @@ done
 group 'examples' run_examples
 group 'renderer' renderer
 group 'macheps-burn' macheps_burn
+group 'macheps-burn with fusion' macheps_burn_with_fusion
 group 'library without backends' cargo clippy --locked --lib --no-default-features -- -D warnings
 group 'shaders in Tint (Dawn)' scripts/dawn-check.sh shaders
 # All of them take half an hour, as Dawn compiles every shader anew.

@@ -66,7 +66,7 @@ function seconds(value) {
 function meter(fraction) {
   const bar = element('i');
   bar.style.setProperty('--share', `${Math.min(100, 100 * fraction)}%`);
-  return element('span', { className: 'meter' }, bar, `${number(100 * fraction, 2)} %`);
+  return element('span', { className: 'meter' }, bar, element('b', { textContent: `${number(100 * fraction, 2)} %` }));
 }
 
 // ---- device
@@ -124,6 +124,7 @@ function plot(records) {
     const raised = String(power).replace('-', '⁻').replace(/\d/g, (d) => '⁰¹²³⁴⁵⁶⁷⁸⁹'[d]);
     drawn += `<line x1="${left}" x2="${right}" y1="${at}" y2="${at}"/><text x="${left - 6}" y="${+at + 3}" text-anchor="end">10${raised}</text>`;
   }
+  drawn += `<text x="${left}" y="${bottom + 16}">${records.length} frames ago</text><text x="${right}" y="${bottom + 16}" text-anchor="end">now</text>`;
   $('plot').innerHTML = `${drawn}<path class="before" d="${line('before')}"/><path class="after" d="${line('after')}"/>`;
 }
 

@@ -12,6 +12,7 @@ use macheps::solve::conjugate_gradient::{
     conjugate_gradient_async, conjugate_gradient_many,
 };
 use macheps::solve::refinement::{Correction, RefinementOptions, refine};
+use macheps::solve::relaxation::{Jacobi, Sor};
 use macheps::solve::{
     Boundary, Breakdown, CsrOperator, GridStencil, GridStencilOptions, Identity, IncompleteCholesky,
     JacobiPreconditioner, LinearOperator, Outcome, Preconditioner, PreconditionerCall, PreconditionerForm, Record,
@@ -574,6 +575,76 @@ fn several_systems_at_once() {
             .expect("solves"),
         );
         assert_eq!(blocking.x, waiting.x);
+    }
+}
+
+/// The guide's table of what a bound solve keeps on the device, in vectors of n beside b, x and the operator.
+#[test]
+fn memory_of_a_bound_solve() {
+    for adapter in adapters::all("memory_of_a_bound_solve") {
+        let context = own_context(adapter);
+        let gpu = context.gpu().expect("a GPU");
+        let memory = || {
+            // Without what wgpu still holds of uploads.
+            gpu.queue().submit([]);
+            gpu.device().poll(wgpu::PollType::wait_indefinitely()).expect("done");
+            gpu.device().get_internal_counters().hal.buffer_memory.read() as f64
+        };
+        let operator = plane(400, 250);
+        let n = operator.size();
+        let matrix = operator.to_csr().expect("a matrix");
+        // Vectors as the device sees them, with a few parts of dot products and the alignment of buffers beside.
+        let holds = |what: &str, vectors: f64, bytes: f64| {
+            let kept = bytes / (4 * n) as f64;
+            assert!(
+                vectors - 0.01 <= kept && kept <= vectors + 0.5,
+                "{}: {what} keeps {kept:.2} vectors, the guide says {vectors}",
+                adapter.name
+            );
+        };
+        let none = Identity::new(n);
+        let jacobi = JacobiPreconditioner::new(&matrix).expect("a diagonal");
+        let cg = |what: &str, form, m: &dyn Preconditioner, systems: usize, vectors: f64| {
+            let before = memory();
+            let b = vec![1.0; systems * n];
+            let (_solve, _b, _x) = bound(gpu, &operator, m, &b, options(form, 1e-6));
+            let given = (2 * 4 * systems * n) as f64;
+            holds(what, vectors, memory() - before - given);
+        };
+        // wgpu's GL does not count it; the buffers are the same there.
+        if memory() == 0.0 && adapter.name == "gl" {
+            continue;
+        }
+        cg("CG", Form::Standard, &none, 1, 4.0);
+        cg("CG of 3 systems", Form::Standard, &none, 3, 12.0);
+        cg("CG with Jacobi", Form::Standard, &jacobi, 1, 5.0);
+        cg("single reduction", Form::SingleReduction, &none, 1, 5.0);
+        cg("single reduction with Jacobi", Form::SingleReduction, &jacobi, 1, 7.0);
+        // 16 bytes a row of each of two factors, and 8 an entry.
+        let factors = 2.0 * 4.0 + 2.0 * (matrix.entries() as f64 / n as f64 - 1.0);
+        let ssor = Ssor::new(&matrix, 1.0).expect("a diagonal");
+        cg("CG with SSOR", Form::Standard, &ssor, 1, 5.0 + factors);
+        let incomplete = IncompleteCholesky::new(&matrix).expect("factors");
+        cg("CG with IC(0)", Form::Standard, &incomplete, 1, 5.0 + factors);
+
+        for systems in [1, 3] {
+            let upload = || {
+                gpu.upload("b", bytemuck::cast_slice(&vec![1.0f32; systems * n]))
+                    .expect("upload")
+            };
+            let (b, x) = (upload(), upload());
+            let view = |buffer| BufferView::new(buffer, DType::F32, &[systems, n]);
+            let before = memory();
+            let jacobi = Jacobi::new(&operator, 1.0).expect("a diagonal");
+            let sweeps = jacobi.bind(gpu, &view(&b), &view(&x)).expect("binds");
+            holds("Jacobi sweeps", systems as f64 + 1.0, memory() - before);
+            drop((sweeps, jacobi));
+            let before = memory();
+            let sor = Sor::new(&matrix, 1.5).expect("a diagonal");
+            let _sweeps = sor.bind(gpu, &view(&b), &view(&x)).expect("binds");
+            let lists = 4.0 + 2.0 * (matrix.entries() as f64 / n as f64 - 1.0);
+            holds("SOR", lists, memory() - before);
+        }
     }
 }
 

@@ -574,3 +574,34 @@ fn the_readers_of_this_file_read_right() {
     assert_eq!(name("ops::softmax"), "ops");
     assert_eq!(name("gpu::view"), "gpu");
 }
+
+/// Every way to fail stands in the guide's table of errors, and nothing else does.
+#[test]
+fn the_guide_has_every_error() {
+    let guide = include_str!("../../docs/embedding.md");
+    let table = guide
+        .split("| variant |")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next());
+    let named: BTreeSet<&str> = table
+        .expect("the table of errors")
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    let source = include_str!("../../src/error.rs");
+    let variants = source
+        .split("pub enum Error {")
+        .nth(1)
+        .and_then(|rest| rest.split("\n}").next());
+    let variants: BTreeSet<&str> = variants
+        .expect("the enum of errors")
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter(|line| line.starts_with(char::is_uppercase))
+        .filter_map(|line| line.split([' ', '(', ',']).next())
+        .collect();
+    assert!(variants.len() > 15, "{variants:?}");
+    assert_eq!(named, variants);
+}

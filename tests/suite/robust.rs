@@ -622,7 +622,21 @@ fn everything_may_cross_threads() {
     crosses::<Context>();
     crosses::<Gpu>();
     crosses::<Softmax>();
+    // Everything that is bound.
+    crosses::<macheps::ops::activation::BoundActivation>();
+    crosses::<macheps::ops::audit::BoundAudit>();
+    crosses::<macheps::ops::bce_with_logits::BoundBce>();
+    crosses::<macheps::ops::cross_entropy::BoundCrossEntropy>();
+    crosses::<macheps::ops::layer_norm::BoundLayerNorm>();
+    crosses::<macheps::ops::optimizer::BoundOptimizer>();
+    crosses::<macheps::ops::prune::BoundPrune>();
+    crosses::<macheps::ops::reduction::BoundReduction>();
     crosses::<macheps::ops::softmax::BoundSoftmax>();
+    crosses::<macheps::ops::spmv::BoundSpmv>();
+    crosses::<macheps::ops::unscale::BoundUnscale>();
+    crosses::<macheps::solve::conjugate_gradient::BoundConjugateGradient>();
+    crosses::<macheps::solve::relaxation::BoundRelaxation>();
+    crosses::<macheps::solve::GridStencil>();
     crosses::<macheps::Tensor<f32>>();
     crosses::<macheps::Chain<'static>>();
     crosses::<BufferView>();

@@ -66,8 +66,9 @@ fn across_x(i: i32, j: i32) -> f32 {
     return 0.25 * (value(x, i, j - 1) + value(x, i + 1, j - 1) + value(x, i, j) + value(x, i + 1, j));
 }
 
+// On the sides of the grid, where it is not known, it is taken to be that of the next corner inside: else it would seem to fall steeply.
 fn curl_at(i: i32, j: i32) -> f32 {
-    let at = vec2<u32>(clamp(vec2<i32>(i, j), vec2<i32>(0), vec2<i32>(frame.cells)));
+    let at = vec2<u32>(clamp(vec2<i32>(i, j), vec2<i32>(1), vec2<i32>(frame.cells) - 1));
     return curl[corner(at.x, at.y)];
 }
 
@@ -127,8 +128,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             let position = here + s.origin;
             let across = 0.5 * vec2<f32>(value(x, i, j) + value(x, i + 1, j), value(y, i, j) + value(y, i, j + 1));
             let origin = position - velocity(position - 0.5 * across);
-            // Clear air comes in from outside.
-            let inside = all(origin > vec2<f32>(0.0)) && all(origin < vec2<f32>(frame.cells));
+            // Clear air comes in from outside; where a wind blows out, more of what is at that edge.
+            let blown_out = frame.open == 1u;
+            let inside = all(origin > vec2<f32>(0.0)) && (blown_out || all(origin < vec2<f32>(frame.cells)));
             amount = max(select(0.0, frame.fade * cubic(s, origin), inside), source(position));
         }
         moved[place(s, at.x, at.y)] = amount;

@@ -76,7 +76,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             method: Method::Cg,
-            dispatches: 30,
+            dispatches: 60,
             warm_start: true,
             history: 1024,
         }

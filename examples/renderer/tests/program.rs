@@ -85,6 +85,7 @@ fn pictures_animation_and_plot() {
         4,
         "before, and after by three methods"
     );
+    assert!(plot.contains("smoke around a ball, 48 x 40 cells, at most 60 dispatches a frame, on "));
 }
 
 #[test]
@@ -111,6 +112,7 @@ fn refusals_say_what_and_what_is_expected() {
         wrong(&scratch.0, "--device nonsense", &["nonsense", "expected"]);
         wrong(&scratch.0, "--dispatches 2 --size 32x32", &["2", "at least"]);
     }
+    wrong(&scratch.0, "--device=", &["--device", "value"]);
     #[cfg(not(feature = "window"))]
     wrong(&scratch.0, "--window", &["--features window"]);
     // Nothing was left behind.

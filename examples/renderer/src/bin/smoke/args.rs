@@ -22,7 +22,7 @@ pub struct Args {
     pub pressure: MethodName,
 
     /// Dispatches of the pressure solve in a frame.
-    #[arg(long, default_value_t = 30, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 60, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub dispatches: u32,
 
     /// Frames to simulate.
@@ -30,7 +30,7 @@ pub struct Args {
     pub frames: u32,
 
     /// Frames from one picture to the next.
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub every: u32,
 
     /// Pixels of a cell in the pictures; those of the animation have one.
@@ -42,7 +42,7 @@ pub struct Args {
     pub out: PathBuf,
 
     /// Adapter: its number, or a part of its name.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub device: Option<String>,
 
     /// Do not run the other ways to solve for the plot.
@@ -65,6 +65,16 @@ pub enum SceneName {
     Plume,
     /// Wind past a post.
     Street,
+}
+
+impl SceneName {
+    /// As a plot names it.
+    pub fn about(self) -> &'static str {
+        match self {
+            SceneName::Plume => "smoke around a ball",
+            SceneName::Street => "wind past a post",
+        }
+    }
 }
 
 /// A method by name.

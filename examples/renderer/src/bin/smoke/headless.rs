@@ -9,7 +9,7 @@ use macheps_fluid::{Canvas, FluidError, FrameRecord, Method, Settings, Simulatio
 use std::time::{Duration, Instant};
 
 /// A frame of the animation lasts this long for every frame of the simulation, in hundredths of a second.
-const PACE: u32 = 3;
+const PACE: u32 = 2;
 
 /// What a run leaves.
 pub struct Run {
@@ -102,8 +102,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     runs.sort_by_key(|run| run.method as usize);
     let start = if args.cold { ", from a pressure of 0" } else { "" };
     let about = format!(
-        "{width} x {height} cells, at most {} dispatches a frame{start}",
-        args.dispatches
+        "{}, {width} x {height} cells, at most {} dispatches a frame{start}, on {}",
+        args.scene.about(),
+        args.dispatches,
+        gpu::label(&adapter)
     );
     folder.write("divergence.svg", plot::divergence(&runs, &about).as_bytes())?;
 

@@ -32,6 +32,11 @@ fn tick_distance(end: f64) -> f64 {
     (round.unwrap_or(10.0) * power).max(1.0)
 }
 
+/// Text between tags.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 /// Root mean square of the divergence after the projection, by frame, on a logarithmic axis.
 pub fn divergence(runs: &[Run], about: &str) -> String {
     let [left, top, right, bottom] = MARGIN;
@@ -57,6 +62,7 @@ pub fn divergence(runs: &[Run], about: &str) -> String {
         let share = (value.log10() - f64::from(low_decade)) / f64::from(top_decade - low_decade);
         HEIGHT - bottom - (HEIGHT - top - bottom) * share.clamp(0.0, 1.0)
     };
+    let about = escaped(about);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"Helvetica, Arial, sans-serif\" \
          font-size=\"12\" fill=\"#222\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
