@@ -15,7 +15,7 @@ Usage: scripts/dawn-check.sh [shaders]
            others each time
 
 Dawn needs lavapipe of Mesa 25. Where the one installed is older, Debian's backports serve: the driver is unpacked (nothing is
-installed) into the work folder. Where it cannot be had, SwiftShader serves.
+installed) into the work folder. Where it cannot be had, that is said in a line SKIPPED, and SwiftShader serves.
 Node 20 or later is needed, and npm's registry; about 200 MB are kept under target/dawn.
 Exit code: 0 all passed; 1 something failed; 3 skipped, and the last line says why.
 TEXT
@@ -131,9 +131,12 @@ find_driver() {
         takes "$mesa/lavapipe.json" && export VK_DRIVER_FILES=$mesa/lavapipe.json && return
         LD_LIBRARY_PATH=$before
     fi
-    say 'there is no lavapipe that Dawn takes'
     manifest=/usr/lib/chromium/vk_swiftshader_icd.json
-    takes "$manifest" && export VK_DRIVER_FILES=$manifest && return
+    if takes "$manifest"; then
+        printf 'SKIPPED: Dawn on lavapipe: there is none that it takes; on SwiftShader instead\n'
+        export VK_DRIVER_FILES=$manifest
+        return
+    fi
     skip 'there is no driver that Dawn takes: neither lavapipe of Mesa 25 nor SwiftShader'
 }
 
